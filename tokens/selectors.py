@@ -1,0 +1,56 @@
+"""Reads of accounts and tokens for pages, API and the write street."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import connection
+
+from tokens.crypto import API_TOKEN, DEVICE_TOKEN, keyed_digest
+from tokens.models import Account, ApiToken, DeviceToken
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What became of messages; received = stored + duplicate + refused + limited."""
+
+    received: int = 0
+    stored: int = 0
+    duplicate: int = 0
+    refused: int = 0
+    limited: int = 0
+
+
+def api_token_find(secret: str, *, now: datetime) -> ApiToken | None:
+    """The valid API token with this secret. Found by keyed digest, so no comparison leaks its timing."""
+    digest = keyed_digest(API_TOKEN, secret)
+    token = ApiToken.objects.select_related("account").filter(digest=digest).first()
+    return token if token and token.is_valid(now=now) else None
+
+
+def device_token_reveal(account: Account) -> str:
+    """The account's present device token in the clear, for its owner's eyes and for topics."""
+    return DeviceToken.objects.get(account=account, revoked_at=None).reveal()
+
+
+def device_token_digest(secret: str) -> str:
+    return keyed_digest(DEVICE_TOKEN, secret)
+
+
+def device_tokens_in_force() -> Mapping[str, str]:
+    """user_id -> device token in the clear, for the broker's password and ACL files."""
+    rows = DeviceToken.objects.filter(revoked_at=None).select_related("account").order_by("account__user_id")
+    return {row.account.user_id: row.reveal() for row in rows}
+
+
+def account_traffic(account_key: int) -> Traffic:
+    """The account's counters over all writers."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT coalesce(sum(received), 0), coalesce(sum(stored), 0), coalesce(sum(duplicate), 0),"
+            " coalesce(sum(refused), 0), coalesce(sum(limited), 0)"
+            " FROM tokens_accounttraffic WHERE account_key = %s",
+            [account_key],
+        )
+        row = cursor.fetchone()
+    return Traffic(*map(int, row))

@@ -1,0 +1,103 @@
+"""The only place that writes accounts, users and tokens."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import connection, transaction
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from servwatch_site.errors import Code, ServwatchError
+from tokens.config import config_bump
+from tokens.crypto import API_TOKEN, DEVICE_TOKEN, encrypt, keyed_digest, secret_new
+from tokens.models import Account, ApiToken, DeviceToken, User
+
+
+@transaction.atomic
+def account_create(*, organization: str = "", email: str = "", locale: str = "UTC", **more: Any) -> Account:
+    """A new account with the next free user id and its device token."""
+    version = config_bump()  # also puts two creations in order, so that both get a user id of their own
+    last = Account.objects.order_by("-user_id").values_list("user_id", flat=True).first()
+    number = int(last[1:]) + 1 if last else 1
+    if number > 999_999:
+        raise ServwatchError(Code.FORBIDDEN, _("All one million user ids are in use."))
+    account = Account(
+        user_id=f"U{number:06d}",
+        organization=organization,
+        email1=email,
+        locale=locale,
+        config_version=version,
+        **more,
+    )
+    account.full_clean()
+    account.save()
+    device_token_issue(account)
+    return account
+
+
+@transaction.atomic
+def account_update(account: Account, **changes: Any) -> Account:
+    """Change fields of an account. Raises INVALID_VALUE with the fields that do not fit."""
+    for name, value in changes.items():
+        setattr(account, name, value)
+    account.config_version = config_bump()
+    try:
+        account.full_clean()
+    except ValidationError as error:
+        fields = {name: " ".join(texts) for name, texts in error.message_dict.items()}
+        raise ServwatchError(Code.INVALID_VALUE, _("Some fields do not fit."), fields=fields) from None
+    account.save()
+    return account
+
+
+@transaction.atomic
+def device_token_issue(account: Account) -> str:
+    """Give the account a new device token and revoke the one before; the broker follows within seconds."""
+    now = timezone.now()
+    DeviceToken.objects.filter(account=account, revoked_at=None).update(revoked_at=now)
+    secret = secret_new()
+    DeviceToken.objects.create(
+        account=account, digest=keyed_digest(DEVICE_TOKEN, secret), ciphertext=encrypt(secret)
+    )
+    account.config_version = config_bump()
+    account.save(update_fields=["config_version"])
+    return secret
+
+
+def api_token_issue(
+    account: Account, *, name: str, scopes: Iterable[str], expires_at: datetime | None = None
+) -> tuple[ApiToken, str]:
+    """A new API token and its secret, which is shown this once and kept only as a digest."""
+    secret = secret_new()
+    token = ApiToken(
+        account=account,
+        name=name,
+        digest=keyed_digest(API_TOKEN, secret),
+        hint=secret[:4],
+        scopes=list(scopes),
+        expires_at=expires_at,
+    )
+    token.full_clean()
+    token.save()
+    return token, secret
+
+
+def api_token_revoke(token: ApiToken, *, now: datetime) -> None:
+    ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=now)
+
+
+def api_token_used(token: ApiToken, *, now: datetime) -> None:
+    """Note the use, at most once a minute: a busy client must not write with every read."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE tokens_apitoken SET last_used_at = %s WHERE id = %s"
+            " AND (last_used_at IS NULL OR last_used_at < %s - interval '1 minute')",
+            [now, token.pk, now],
+        )
+
+
+def user_create(*, email: str, account: Account) -> User:
+    """A person who signs in to this account; without a password until they choose one."""
+    return User.objects.create_user(email=email, account=account)

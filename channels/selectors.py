@@ -1,0 +1,115 @@
+"""Reads of channels, streams and latest values for pages and API."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db.models import Max
+from django.utils.translation import gettext as _
+
+from channels.keys import Scalar, flatten
+from channels.models import Channel, Latest, Stream, Tag
+from servwatch_site.errors import Code, ServwatchError
+from tokens.models import Account
+
+
+@dataclass(frozen=True)
+class StreamNow:
+    """A stream with its newest value. `last_at` is the time of measurement."""
+
+    key: str
+    label: str
+    unit: str
+    type: str
+    last_value: Scalar
+    last_at: datetime | None
+
+
+@dataclass(frozen=True)
+class ValueNow:
+    """The newest value of one key path, in one device or a whole channel."""
+
+    key: str
+    value: Scalar
+    at: datetime
+    tag: str | None
+
+
+def channel_get_for_account(account: Account, number: int) -> Channel:
+    """The account's channel. Raises NO_CHANNEL, also for a stranger's."""
+    channel = Channel.objects.filter(account=account, number=number, deleted_at=None).first()
+    if channel is None:
+        raise ServwatchError(
+            Code.NO_CHANNEL, _("There is no channel %(number)d. Create it first.") % {"number": number}
+        )
+    return channel
+
+
+def channel_list(account: Account) -> list[Channel]:
+    return list(Channel.objects.filter(account=account, deleted_at=None).order_by("number"))
+
+
+def last_updates(channels: Iterable[Channel]) -> dict[int, datetime]:
+    """Channel key -> time of its newest record."""
+    keys = [channel.pk for channel in channels]
+    rows = Latest.objects.filter(channel_key__in=keys).values("channel_key").annotate(newest=Max("at"))
+    return {row["channel_key"]: row["newest"] for row in rows}
+
+
+def tag_updates(channel: Channel) -> dict[str, datetime | None]:
+    """Every tag of the channel with the time of its newest record."""
+    newest = (
+        Latest.objects.filter(channel_key=channel.pk).exclude(tag="").values("tag").annotate(newest=Max("at"))
+    )
+    times = {row["tag"]: row["newest"] for row in newest}
+    return {
+        name: times.get(name) for name in Tag.objects.filter(channel=channel).values_list("name", flat=True)
+    }
+
+
+def stream_list(channel: Channel) -> list[StreamNow]:
+    """The streams of a channel with their newest values over all its devices."""
+    values = {now.key: now for now in values_now(Latest.objects.filter(channel_key=channel.pk))}
+    return [_stream_now(stream, values.get(stream.key)) for stream in _streams(channel)]
+
+
+def stream_meta(channel: Channel) -> dict[str, Stream]:
+    """Key path -> stream, for labels, units and types."""
+    return {stream.key: stream for stream in _streams(channel)}
+
+
+def latest_of_device(device_key: int) -> list[ValueNow]:
+    """What a device last said, per key path."""
+    return values_now(Latest.objects.filter(device_key=device_key))
+
+
+def latest_of_devices(device_keys: Sequence[int]) -> dict[int, dict[str, ValueNow]]:
+    """Device key -> key path -> newest value, in one query whatever the number of devices."""
+    found: dict[int, list[Latest]] = {key: [] for key in device_keys}
+    for row in Latest.objects.filter(device_key__in=device_keys):
+        found[row.device_key].append(row)
+    return {key: {now.key: now for now in values_now(rows)} for key, rows in found.items()}
+
+
+def values_now(rows: Iterable[Latest]) -> list[ValueNow]:
+    """The newest value of each key path in these rows, sorted by path."""
+    newest: dict[str, ValueNow] = {}
+    for row in sorted(rows, key=lambda row: row.at):
+        for key, value in flatten(row.value):
+            newest[key] = ValueNow(key=key, value=value, at=row.at, tag=row.tag or None)
+    return [newest[key] for key in sorted(newest)]
+
+
+def _streams(channel: Channel) -> list[Stream]:
+    return list(Stream.objects.filter(channel=channel).order_by("key"))
+
+
+def _stream_now(stream: Stream, now: ValueNow | None) -> StreamNow:
+    return StreamNow(
+        key=stream.key,
+        label=stream.label,
+        unit=stream.unit,
+        type=stream.type,
+        last_value=now.value if now else None,
+        last_at=now.at if now else None,
+    )

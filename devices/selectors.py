@@ -1,0 +1,216 @@
+"""Reads of devices for pages and API."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import connection
+from django.db.models import F, Max, Min, OuterRef, Q, QuerySet, Subquery
+from django.utils.translation import gettext as _
+
+from channels.models import Channel
+from devices.models import Device, DeviceTraffic, RefusalCount, RefusedSignIn, UnknownDevice
+from servwatch_site.errors import Code, ServwatchError
+from tokens.models import Account
+from tokens.selectors import Traffic
+
+INTERVALS_UNTIL_OFFLINE = 3
+FIRST_GRACE_S = 300.0  # a device heard once has no usual interval yet
+LEAST_GRACE_S = 5.0
+
+
+@dataclass(frozen=True)
+class DeviceNow:
+    """A device with what is known of it now. `online`: heard within three of its usual intervals."""
+
+    device: Device
+    channel: Channel | None
+    last_seen: datetime | None
+    online: bool
+
+    @property
+    def status(self) -> str:
+        """One word: pending, disabled, unmapped, waiting (never heard), online or silent."""
+        if self.device.pending:
+            return "pending"
+        if not self.device.enabled:
+            return "disabled"
+        if self.channel is None:
+            return "unmapped"
+        if self.last_seen is None:
+            return "waiting"
+        return "online" if self.online else "silent"
+
+
+@dataclass(frozen=True)
+class DeviceFilter:
+    """Which devices of an account; None and "" do not narrow."""
+
+    channel: int | None = None
+    enabled: bool | None = None
+    online: bool | None = None
+    mapped: bool | None = None
+    pending: bool | None = None
+    q: str = ""
+
+
+def device_get_for_account(account: Account, device_id: str) -> Device:
+    """The account's device. Raises NO_DEVICE, also for a stranger's."""
+    device = (
+        Device.objects.filter(account=account, device_id=device_id, deleted_at=None)
+        .select_related("channel")
+        .first()
+    )
+    if device is None:
+        raise ServwatchError(
+            Code.NO_DEVICE,
+            _("There is no device %(id)s. Create it, or let it send once.") % {"id": device_id},
+        )
+    return device
+
+
+def device_now(device: Device, *, now: datetime) -> DeviceNow:
+    rows = DeviceTraffic.objects.filter(device_key=device.pk).aggregate(
+        Max("last_seen"), Min("usual_interval_s")
+    )
+    return _device_now(device, rows["last_seen__max"], rows["usual_interval_s__min"], now=now)
+
+
+def device_list(
+    account: Account,
+    *,
+    narrow: DeviceFilter | None = None,
+    now: datetime,
+    after: str = "",
+    limit: int | None = None,
+) -> list[DeviceNow]:
+    """The account's devices by id; `after` and `limit` give a page. `online` is told after the query."""
+    narrow = narrow or DeviceFilter()
+    query = device_query(account, narrow=narrow, now=now)
+    if after:
+        query = query.filter(device_id__gt=after)
+    rows = query[:limit] if limit is not None else query
+    return [_device_now(row, row.last_seen, row.usual_interval_s, now=now) for row in rows]  # type: ignore[attr-defined]
+
+
+def device_count(account: Account, *, narrow: DeviceFilter | None = None, now: datetime) -> int:
+    return device_query(account, narrow=narrow or DeviceFilter(), now=now).count()
+
+
+def device_query(account: Account, *, narrow: DeviceFilter, now: datetime) -> QuerySet[Device]:
+    """Devices by id, each with `last_seen` and `usual_interval_s` over all writers."""
+    heard = DeviceTraffic.objects.filter(device_key=OuterRef("pk")).order_by().values("device_key")
+    query: QuerySet[Any] = (
+        Device.objects.filter(account=account, deleted_at=None)
+        .select_related("channel")
+        .annotate(
+            last_seen=Subquery(heard.annotate(newest=Max("last_seen")).values("newest")),
+            usual_interval_s=Subquery(heard.annotate(usual=Min("usual_interval_s")).values("usual")),
+        )
+        .order_by("device_id")
+    )
+    mapped = Q(channel__isnull=False, channel__deleted_at=None)
+    if narrow.channel is not None:
+        query = query.filter(mapped, channel__number=narrow.channel)
+    if narrow.mapped is not None:
+        query = query.filter(mapped) if narrow.mapped else query.exclude(mapped)
+    if narrow.enabled is not None:
+        query = query.filter(enabled=narrow.enabled)
+    if narrow.pending is not None:
+        query = query.filter(pending=narrow.pending)
+    if narrow.q:
+        query = query.filter(
+            Q(device_id__icontains=narrow.q)
+            | Q(description__icontains=narrow.q)
+            | Q(location__icontains=narrow.q)
+        )
+    if narrow.online is not None:
+        query = _online(query, narrow.online, now=now)
+    return query
+
+
+def inbox(account: Account) -> list[Device]:
+    """New devices that need somebody: waiting for approval, or enabled but not yet mapped."""
+    unmapped = Q(channel=None) | Q(channel__deleted_at__isnull=False)
+    return list(
+        Device.objects.filter(account=account, deleted_at=None)
+        .filter(Q(pending=True) | Q(unmapped, enabled=True))
+        .order_by("-created_at")[:200]
+    )
+
+
+def unknown_devices(account: Account) -> list[UnknownDevice]:
+    """Ids that knocked in vain, the latest first."""
+    return list(UnknownDevice.objects.filter(account=account).order_by("-last_at")[:200])
+
+
+def device_traffic(device: Device) -> Traffic:
+    """The device's counters over all writers."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT coalesce(sum(received), 0), coalesce(sum(stored), 0), coalesce(sum(duplicate), 0),"
+            " coalesce(sum(refused), 0), coalesce(sum(limited), 0)"
+            " FROM devices_devicetraffic WHERE device_key = %s",
+            [device.pk],
+        )
+        row = cursor.fetchone()
+    return Traffic(*map(int, row))
+
+
+def refusals_by_reason(account_key: int, *, device_key: int | None = None) -> dict[str, int]:
+    """Reason -> how many messages, for an account or one device."""
+    rows = RefusalCount.objects.filter(account_key=account_key)
+    if device_key is not None:
+        rows = rows.filter(device_key=device_key)
+    counts: dict[str, int] = {}
+    for reason, count in rows.values_list("reason", "count"):
+        counts[reason] = counts.get(reason, 0) + count
+    return counts
+
+
+def refused_sign_ins(*, limit: int = 50) -> list[RefusedSignIn]:
+    """Connections the broker refused, newest first. The broker cannot say whose they were meant to be."""
+    return list(RefusedSignIn.objects.order_by("-at")[:limit])
+
+
+def live_channel(device: Device) -> Channel | None:
+    """The channel a device is mapped to; a deleted one counts as none."""
+    channel = device.channel
+    return channel if channel is not None and channel.deleted_at is None else None
+
+
+def is_online(last_seen: datetime | None, usual_interval_s: float | None, *, now: datetime) -> bool:
+    if last_seen is None:
+        return False
+    grace_s = FIRST_GRACE_S
+    if usual_interval_s is not None:
+        grace_s = max(INTERVALS_UNTIL_OFFLINE * usual_interval_s, LEAST_GRACE_S)
+    return now - last_seen <= timedelta(seconds=grace_s)
+
+
+def _device_now(
+    device: Device, last_seen: datetime | None, usual_interval_s: float | None, *, now: datetime
+) -> DeviceNow:
+    return DeviceNow(
+        device=device,
+        channel=live_channel(device),
+        last_seen=last_seen,
+        online=is_online(last_seen, usual_interval_s, now=now),
+    )
+
+
+def _online(query: QuerySet[Device], online: bool, *, now: datetime) -> QuerySet[Device]:
+    """The same judgement as is_online(), as SQL."""
+    from django.db.models import DurationField, ExpressionWrapper, FloatField, Value
+    from django.db.models.functions import Cast, Coalesce, Greatest
+
+    grace_s = Coalesce(
+        Greatest(Cast(F("usual_interval_s"), FloatField()) * INTERVALS_UNTIL_OFFLINE, Value(LEAST_GRACE_S)),
+        Value(FIRST_GRACE_S),
+    )
+    second = Value(timedelta(seconds=1), output_field=DurationField())
+    query = query.annotate(
+        online_until=F("last_seen") + ExpressionWrapper(grace_s * second, output_field=DurationField())
+    )
+    heard = Q(online_until__gte=now)
+    return query.filter(heard) if online else query.exclude(heard)

@@ -1,0 +1,72 @@
+"""Records at rest, refused messages, and what the listener must remember to tell redelivery apart."""
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+
+
+class Record(models.Model):
+    """One stored message. The table is made by streams/storage.py: a hypertable, or daily partitions.
+
+    The key is what makes a record the same again: device, time, and a 64-bit digest of tag and payload.
+    `form` says how it came (streams/payload.py); records keep both keys, which are never reused.
+    """
+
+    pk = models.CompositePrimaryKey("device_key", "at", "digest")
+    device_key = models.BigIntegerField()
+    channel_key = models.BigIntegerField()
+    at = models.DateTimeField()
+    digest = models.BigIntegerField()
+    tag = models.CharField(max_length=64, null=True)  # noqa: DJ001 - NULL is "no tag"; an empty tag does not exist
+    form = models.SmallIntegerField()
+    value = models.JSONField()
+
+    class Meta:
+        managed = False
+        db_table = "streams_record"
+
+    def __str__(self) -> str:
+        return f"{self.device_key} at {self.at:%F %T}"
+
+
+class RefusedMessage(models.Model):
+    """A message that could not be stored, kept with its payload and reason to be read and replayed."""
+
+    account_key = models.BigIntegerField()  # 0: its token belongs to nobody
+    device_key = models.BigIntegerField(default=0)  # 0: no device is known for it
+    device_id = models.CharField(max_length=64, blank=True)
+    source = models.CharField(max_length=8)  # mqtt or http
+    kind = models.CharField(max_length=8)  # json, binary, state, form, or other
+    tag = models.CharField(max_length=64, blank=True)
+    payload = models.BinaryField()
+    reason = models.CharField(max_length=32)
+    detail = models.CharField(max_length=256)
+    received_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["account_key", "-received_at", "-id"], name="streams_refused_account"),
+            models.Index(fields=["device_key", "-received_at"], name="streams_refused_device"),
+            models.Index(fields=["received_at"], name="streams_refused_age"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.reason} {self.device_id}"
+
+
+class DeliveryBatch(models.Model):
+    """Deliveries of one committed batch, in order of receipt: packet ids beside digests of topic and payload.
+
+    After a broken connection the broker sends again what it has no acknowledgement for; what stands here was
+    already committed. Only the newest batches of a slot are kept.
+    """
+
+    slot = models.SmallIntegerField()
+    packet_ids = ArrayField(models.IntegerField())
+    digests = ArrayField(models.BigIntegerField())
+    received_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["slot", "-id"], name="streams_delivery_slot")]
+
+    def __str__(self) -> str:
+        return f"slot {self.slot}: {len(self.packet_ids)} deliveries"

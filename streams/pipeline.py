@@ -1,0 +1,136 @@
+"""The whole write street on one screen: parse, resolve, route, write, tell the open pages.
+
+Both connectors bring their messages here. One transaction per batch holds records, refused messages, latest
+values, counters and the delivery log; only after it has committed may the connector acknowledge.
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+
+from devices.registry import Newcomer, Registry
+from servwatch_site.errors import Code
+from streams.caps import RefusedCaps
+from streams.live import LIVE_NOTIFY, live_payload
+from streams.payload import Parsed, Refusal, parse
+from streams.plan import Incoming, Outcome, Plan, Prepared
+from streams.topics import topic_parse
+from streams.writer import Writer
+
+logger = logging.getLogger(__name__)
+
+
+class Clock:
+    """Stamps times of receipt: the wall clock, but strictly increasing within the process."""
+
+    def __init__(self) -> None:
+        self._last = datetime.min.replace(tzinfo=UTC)
+        self._lock = threading.Lock()
+
+    def stamp(self) -> datetime:
+        now = datetime.now(UTC)
+        with self._lock:
+            if now <= self._last:
+                now = self._last + timedelta(microseconds=1)
+            self._last = now
+        return now
+
+
+class Street:
+    """The write street of one process. Not for two threads at once: the writer owns one connection."""
+
+    def __init__(self, writer: Writer, registry: Registry | None = None) -> None:
+        self.writer = writer
+        self.registry = registry or Registry()
+        self._caps = RefusedCaps()
+
+    def process(self, batch: Sequence[Incoming]) -> list[list[Outcome]]:
+        """Commit a batch and return the outcomes of each message, in order.
+
+        What the database refuses as bad data is found by halving the batch, and kept as refused; its
+        neighbours are stored. Any other database error is raised: the caller tries the same batch again.
+        """
+        try:
+            return self._commit(batch)
+        except (psycopg.DataError, psycopg.IntegrityError):
+            # What the writer remembered may have been stale, such as a day dropped meanwhile. It is forgotten now.
+            return self._commit_halving(batch)
+
+    def _commit_halving(self, batch: Sequence[Incoming]) -> list[list[Outcome]]:
+        try:
+            return self._commit(batch)
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            if len(batch) == 1:
+                logger.warning("The database refused a message: %s", error.sqlstate)
+                detail = f"the database refused it: {error.diag.message_primary or error.sqlstate}"
+                return self._commit(batch, give_up=Refusal(Code.STORAGE_REFUSED, detail[:256]))
+            middle = len(batch) // 2
+            return self._commit_halving(batch[:middle]) + self._commit_halving(batch[middle:])
+
+    def _commit(self, messages: Sequence[Incoming], *, give_up: Refusal | None = None) -> list[list[Outcome]]:
+        while True:
+            prepared, newcomers = self._prepare(messages)
+            plan = Plan(self.registry, newcomers, now=datetime.now(UTC), give_up=give_up)
+            outcomes = [plan.add(item) for item in prepared]
+            self.writer.days_ensure(plan.batch.rows)
+            with self.writer.transaction() as cursor:
+                if self.registry.refresh(cursor):
+                    continue  # a device, mapping or token changed since the plan was made: plan again
+                plan.batch.refused = self._caps.keep(cursor, plan.batch.refused, registry=self.registry)
+                self.writer.write(cursor, plan.batch)
+            self._tell(plan)
+            return outcomes
+
+    def _prepare(
+        self, messages: Sequence[Incoming]
+    ) -> tuple[list[Prepared], dict[tuple[int, str], Newcomer]]:
+        """Parse, and make sure every device is known or activated."""
+        with self.writer.connection.cursor() as cursor:
+            self.registry.refresh(cursor)
+            prepared = [self._parse(cursor, message) for message in messages]
+            missing = self.registry.look_up(cursor, _devices_wanted(prepared))
+        if not missing:
+            return prepared, {}
+        with self.writer.transaction() as cursor:
+            newcomers = self.registry.activate(cursor, missing, now=datetime.now(UTC))
+        return prepared, newcomers
+
+    def _parse(self, cursor: psycopg.Cursor[tuple[Any, ...]], message: Incoming) -> Prepared:
+        topic = topic_parse(message.topic)
+        account = self.registry.account_of(cursor, topic.token)
+        if account is None:
+            return Prepared(message, topic, None, [_UNKNOWN_TOKEN])
+        if topic.problem is not None:
+            return Prepared(message, topic, account, [Refusal(*topic.problem)])
+        parsed: Parsed
+        try:
+            parsed = parse(topic.kind, message.payload, tag=topic.tag, zone=account.zone)
+        except Exception:  # a fault of ours must cost one message its storing, not the listener its life
+            logger.exception("A payload could not be parsed; it is kept as refused.")
+            parsed = [_FAULT]
+        return Prepared(message, topic, account, parsed)
+
+    def _tell(self, plan: Plan) -> None:
+        """Wake the open pages. The batch is committed: what goes wrong here loses nothing."""
+        try:
+            payload = live_payload(plan.accounts, plan.channels, plan.devices)
+            self.writer.connection.execute("SELECT pg_notify(%s, %s)", [LIVE_NOTIFY, payload])
+        except psycopg.Error as error:
+            logger.warning("Open pages were not told of new data: %s", type(error).__name__)
+
+
+_FAULT = Refusal(Code.INTERNAL_ERROR, "reading it failed; replay it after an update")
+_UNKNOWN_TOKEN = Refusal(Code.UNKNOWN_TOKEN, "the topic begins with no account's device token")
+
+
+def _devices_wanted(prepared: Sequence[Prepared]) -> set[tuple[int, str]]:
+    """The devices these messages are about; a message with an unusable topic is about none."""
+    return {
+        (item.account.key, item.topic.device_id)
+        for item in prepared
+        if item.account is not None and item.topic.problem is None
+    }

@@ -1,0 +1,208 @@
+"""From parsed messages to what one transaction writes, with an outcome for every measurement. No database."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import orjson
+
+from devices.registry import AccountEntry, DeviceEntry, Newcomer, Registry
+from servwatch_site.errors import Code
+from streams.mapping import route
+from streams.payload import Measurement, Parsed, Refusal, State, within_range
+from streams.topics import Topic
+from streams.writer import Batch, RefusedRow, Row
+
+NOBODY = 0  # account and device key where none is known
+
+
+class Incoming(NamedTuple):
+    """A message as a connector received it. `packet_id` 0: nothing to acknowledge (QoS 0, HTTP).
+
+    `redelivered`: the delivery log has shown that it was committed before.
+    """
+
+    topic: str
+    payload: bytes
+    received_at: datetime
+    source: str = "mqtt"
+    packet_id: int = 0
+    digest: int = 0
+    redelivered: bool = False
+
+
+class Outcome(NamedTuple):
+    """What became of one measurement. `status`: stored, duplicate or refused.
+
+    Of a batch's new records those that the database knew already are reported as stored, too:
+    they are there, which is what the sender asks.
+    """
+
+    status: str
+    reason: Code | None = None
+    detail: str = ""
+    new_device: bool = False
+
+
+class Prepared(NamedTuple):
+    """A message with its topic read, its account known or None, and its payload parsed."""
+
+    message: Incoming
+    topic: Topic
+    account: AccountEntry | None
+    parsed: Parsed
+
+
+class Plan:
+    """Collects one batch. `give_up`: the database refuses the message, so it is kept as refused for that."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        newcomers: Mapping[tuple[int, str], Newcomer],
+        *,
+        now: datetime,
+        give_up: Refusal | None = None,
+    ) -> None:
+        self.batch = Batch()
+        self.accounts: set[int] = set()
+        self.channels: set[int] = set()
+        self.devices: set[int] = set()
+        self._registry = registry
+        self._newcomers = newcomers
+        self._greeted: set[tuple[int, str]] = set()
+        self._now = now
+        self._give_up = give_up
+
+    def add(self, item: Prepared) -> list[Outcome]:
+        """Decide what becomes of a message; counts it, and remembers its delivery."""
+        message, account = item.message, item.account
+        if message.packet_id:
+            self.batch.deliveries.append((message.packet_id, message.digest))
+        device = self._device(item)
+        account_key = account.key if account else NOBODY
+        device_key = device.key if device else NOBODY
+        count = 1 if isinstance(item.parsed, State) else len(item.parsed)
+        self.batch.ledger.received(account_key, device_key, count, at=message.received_at)
+        self.accounts.add(account_key)
+        if device is not None:
+            self.devices.add(device.key)
+        if message.redelivered:
+            self.batch.ledger.redelivered(account_key, device_key, count)
+            return [Outcome("duplicate")] * count
+        new = self._greet(item, account_key)
+        if isinstance(item.parsed, State):
+            return [self._state(item, item.parsed, device)._replace(new_device=new)]
+        return [self._element(item, element, device)._replace(new_device=new) for element in item.parsed]
+
+    def _device(self, item: Prepared) -> DeviceEntry | None:
+        if item.account is None or item.topic.problem is not None:
+            return None
+        return self._registry.device(item.account.key, item.topic.device_id)
+
+    def _greet(self, item: Prepared, account_key: int) -> bool:
+        """Whether this message is the first contact of a device it made."""
+        pair = (account_key, item.topic.device_id)
+        newcomer = self._newcomers.get(pair)
+        if newcomer is None or newcomer.device is None or pair in self._greeted:
+            return False
+        self._greeted.add(pair)
+        return True
+
+    def _state(self, item: Prepared, state: State, device: DeviceEntry | None) -> Outcome:
+        target = self._target(item, device)
+        if isinstance(target, Refusal) or device is None:
+            return self._refuse(item, target if isinstance(target, Refusal) else _NO_DEVICE, device, None)
+        told = {**state.pairs, "last_update": item.message.received_at.isoformat()}
+        self.batch.states[device.key] = told
+        self.batch.ledger.state_stored(device.account_key, device.key)
+        return _STORED
+
+    def _element(self, item: Prepared, element: Measurement | Refusal, device: DeviceEntry | None) -> Outcome:
+        if isinstance(element, Refusal):
+            return self._refuse(item, element, device, None)
+        target = self._target(item, device)
+        if isinstance(target, Refusal) or device is None:
+            return self._refuse(item, target if isinstance(target, Refusal) else _NO_DEVICE, device, element)
+        if element.at is not None:
+            late = within_range(
+                element.at, now=item.message.received_at, retention=self._registry.channel(target).retention
+            )
+            if late is not None:
+                return self._refuse(item, late, device, element)
+        self._store(item, element, device, target)
+        return _STORED
+
+    def _target(self, item: Prepared, device: DeviceEntry | None) -> int | Refusal:
+        if self._give_up is not None:
+            return self._give_up
+        if device is not None:
+            return route(device)
+        account_key = item.account.key if item.account else NOBODY
+        newcomer = self._newcomers.get((account_key, item.topic.device_id))
+        if newcomer is None or newcomer.refusal is None:
+            return _NO_DEVICE
+        return _NEWCOMER_REFUSALS[newcomer.refusal]
+
+    def _store(self, item: Prepared, found: Measurement, device: DeviceEntry, channel_key: int) -> None:
+        at = found.at or item.message.received_at
+        batch = self.batch
+        batch.rows.append(
+            Row(device.key, channel_key, at, found.digest, found.form, found.tag, found.shape, found.text)
+        )
+        batch.streams.setdefault(channel_key, set()).add(found.keys)
+        batch.ledger.attempted(device.account_key, device.key, repeated_keys=found.repeated_keys)
+        self.channels.add(channel_key)
+
+    def _refuse(
+        self, item: Prepared, why: Refusal, device: DeviceEntry | None, found: Measurement | None
+    ) -> Outcome:
+        account_key = item.account.key if item.account else NOBODY
+        device_key = device.key if device else NOBODY
+        self.batch.ledger.refused(account_key, device_key, why.code)
+        if device is None and item.account is not None and why.code in _NEWCOMER_REFUSALS:
+            self.batch.unknown.append((account_key, item.topic.device_id, why.code, 1))
+        alone = isinstance(item.parsed, State) or len(item.parsed) == 1
+        payload = item.message.payload
+        if not alone:
+            payload = why.payload if found is None else envelope_bytes(found)
+        self.batch.refused.append(
+            RefusedRow(
+                account_key,
+                device_key,
+                clean(item.topic.device_id, 64),
+                item.message.source,
+                item.topic.kind,
+                item.topic.tag or "",
+                payload,
+                why.code,
+                clean(why.detail, 256),
+                item.message.received_at,
+            )
+        )
+        return Outcome("refused", why.code, why.detail)
+
+
+_STORED = Outcome("stored")
+_NO_DEVICE = Refusal(Code.NO_DEVICE, "the device was deleted while its message was on the way")
+_NEWCOMER_REFUSALS: dict[Code, Refusal] = {
+    Code.DEVICE_UNKNOWN: Refusal(
+        Code.DEVICE_UNKNOWN, "the account takes no new devices; create the device in the console or by POST"
+    ),
+    Code.MAX_DEVICE_REACH: Refusal(
+        Code.MAX_DEVICE_REACH, "the account has as many devices as it may; delete one or raise the limit"
+    ),
+}
+
+
+def envelope_bytes(found: Measurement) -> bytes:
+    """One measurement of an array as a message of its own, to be kept and replayed."""
+    head: dict[str, Any] = {"at": found.at}
+    if found.tag is not None:
+        head["tag"] = found.tag
+    return orjson.dumps(head)[:-1] + b',"value":' + found.text.encode() + b"}"
+
+
+def clean(text: str, most: int) -> str:
+    """Text from outside that a column can hold."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")[:most]

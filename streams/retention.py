@@ -1,0 +1,141 @@
+"""What the worker does so that the store neither runs out of days nor keeps what nobody wants any more.
+
+Whole days go where every channel allows it; the rest is deleted in small steps, each its own transaction, so that
+writers never wait long. Every function can be repeated and interrupted.
+"""
+
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.db import connection
+from django.db.models import Max, Min
+
+from channels.models import Channel, Latest, Stream, Tag
+from streams.database import Connection, connect
+from streams.models import RefusedMessage
+from streams.storage import (
+    PARTITION_LOCK,
+    Kind,
+    days_ahead,
+    partition_name,
+    partitions_create,
+    partitions_existing,
+    storage_kind,
+)
+from tokens.models import Account
+
+logger = logging.getLogger(__name__)
+
+STEP_ROWS = 5_000
+DEFAULT_RETENTION_DAYS = 90
+
+_DELETE_STEP_SQL = """
+DELETE FROM streams_record r USING (
+    SELECT device_key, at, digest FROM streams_record WHERE channel_key = %s AND at < %s ORDER BY at LIMIT %s
+) AS old
+WHERE r.device_key = old.device_key AND r.at = old.at AND r.digest = old.digest AND r.at < %s
+"""
+
+
+def longest_retention() -> timedelta:
+    """How long any channel wants its records; a deleted channel's records are purged, not kept."""
+    most = Channel.objects.filter(deleted_at=None).aggregate(most=Max("retention_days"))["most"]
+    return timedelta(days=most or DEFAULT_RETENTION_DAYS)
+
+
+def days_maintain(*, now: datetime) -> list[str]:
+    """Make the days ahead and drop those that no channel keeps; returns the names of what was dropped."""
+    limit = (now - longest_retention()).astimezone(UTC) - timedelta(days=1)
+    with connect(name="maintenance") as own, own.cursor() as cursor:
+        kind = storage_kind(cursor)
+        if kind is Kind.HYPERTABLE:
+            cursor.execute("SELECT drop_chunks('streams_record', older_than => %s::timestamptz)", [limit])
+            return [str(row[0]) for row in cursor.fetchall()]
+        with own.transaction():
+            partitions_create(cursor, days_ahead(now))
+        return list(_days_drop(own, before=limit))
+
+
+def _days_drop(own: Connection, *, before: datetime) -> Iterator[str]:
+    """Detach without blocking readers, then drop. Only one process does it at a time."""
+    with own.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", [PARTITION_LOCK])
+        if not (cursor.fetchone() or (False,))[0]:
+            return
+        try:
+            _finish_interrupted(cursor)
+            for day in sorted(partitions_existing(cursor)):
+                if day < before.date():
+                    name = partition_name("streams_record", day)
+                    cursor.execute(f"ALTER TABLE streams_record DETACH PARTITION {name} CONCURRENTLY")
+                    cursor.execute(f"DROP TABLE {name}")
+                    yield name
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [PARTITION_LOCK])
+
+
+def _finish_interrupted(cursor: Any) -> None:
+    """Complete what an earlier, killed run had begun to detach."""
+    cursor.execute(
+        "SELECT inhrelid::regclass::text FROM pg_inherits"
+        " WHERE inhparent = 'streams_record'::regclass AND inhdetachpending"
+    )
+    for (name,) in cursor.fetchall():
+        cursor.execute(f"ALTER TABLE streams_record DETACH PARTITION {name} FINALIZE")
+        cursor.execute(f"DROP TABLE {name}")
+
+
+def records_expire(*, now: datetime) -> int:
+    """Delete what is older than its own channel keeps, where whole days cannot go; returns how many."""
+    longest = longest_retention()
+    gone = 0
+    for channel in Channel.objects.filter(deleted_at=None):
+        keep = timedelta(days=channel.retention_days)
+        if keep < longest:
+            gone += _delete_before(channel.pk, now - keep)
+    return gone
+
+
+def channels_purge(*, now: datetime) -> dict[int, int]:
+    """Remove records, latest values, streams and tags of deleted channels: channel key -> records removed."""
+    removed = {}
+    beyond = now + timedelta(days=2)
+    for channel in Channel.objects.filter(deleted_at__isnull=False):
+        remains = (
+            Stream.objects.filter(channel=channel).exists()
+            or Latest.objects.filter(channel_key=channel.pk).exists()
+        )
+        count = _delete_before(channel.pk, beyond)
+        if not count and not remains:
+            continue
+        removed[channel.pk] = count
+        for model in (Stream, Tag):
+            model.objects.filter(channel=channel).delete()
+        Latest.objects.filter(channel_key=channel.pk).delete()
+        logger.info("Channel %d is purged: %d records removed.", channel.number, count)
+    return removed
+
+
+def refused_expire(*, now: datetime) -> int:
+    """Delete refused messages kept longer than their account wants; returns how many."""
+    gone = 0
+    for account_key, days in Account.objects.values_list("pk", "kept_refused_days"):
+        gone += RefusedMessage.objects.filter(
+            account_key=account_key, received_at__lt=now - timedelta(days=days)
+        ).delete()[0]
+    least = Account.objects.aggregate(least=Min("kept_refused_days"))["least"] or 30
+    nobodys = RefusedMessage.objects.filter(account_key=0, received_at__lt=now - timedelta(days=least))
+    return gone + nobodys.delete()[0]
+
+
+def _delete_before(channel_key: int, limit: datetime) -> int:
+    gone = 0
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(_DELETE_STEP_SQL, [channel_key, limit, STEP_ROWS, limit])
+            count = int(cursor.rowcount)
+        gone += count
+        if count < STEP_ROWS:
+            return gone

@@ -1,0 +1,50 @@
+"""Jobs of the streams room; the worker runs them. Each only says when, the work is elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from django.db import close_old_connections
+from django.utils import timezone
+from procrastinate.contrib.django import app
+
+from streams import refused, retention
+
+
+@app.periodic(cron="*/10 * * * *")
+@app.task(queueing_lock="streams.days_maintain")
+def days_maintain(timestamp: int) -> None:
+    with _fresh_connection() as now:
+        retention.days_maintain(now=now)
+
+
+@app.periodic(cron="7 * * * *")
+@app.task(queueing_lock="streams.expire")
+def expire(timestamp: int) -> None:
+    with _fresh_connection() as now:
+        retention.records_expire(now=now)
+        retention.refused_expire(now=now)
+
+
+@app.periodic(cron="*/2 * * * *")
+@app.task(queueing_lock="streams.channels_purge")
+def channels_purge(timestamp: int) -> None:
+    with _fresh_connection() as now:
+        retention.channels_purge(now=now)
+
+
+@app.periodic(cron="* * * * *")
+@app.task(queueing_lock="streams.replay_wanted")
+def replay_wanted(timestamp: int) -> None:
+    with _fresh_connection() as now:
+        refused.replay_wanted(now=now)
+
+
+@contextmanager
+def _fresh_connection() -> Iterator[datetime]:
+    """Jobs run in threads that stay; none may inherit a connection that died between two jobs."""
+    close_old_connections()
+    try:
+        yield timezone.now()
+    finally:
+        close_old_connections()

@@ -1,0 +1,59 @@
+"""What a topic says: whose device sends which kind of message (contract, section 4.1)."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from devices.ids import device_id_check, tag_check
+from servwatch_site.errors import Code, ServwatchError
+
+
+class Kind(StrEnum):
+    """The kinds of message; OTHER is a topic that means nothing here."""
+
+    JSON = "json"
+    BINARY = "binary"
+    STATE = "state"
+    FORM = "form"
+    OTHER = "other"
+
+
+class Topic(NamedTuple):
+    """`problem` is set when the topic cannot be used; the rest is what could be read of it."""
+
+    token: str
+    kind: Kind
+    device_id: str
+    tag: str | None
+    problem: tuple[Code, str] | None = None
+
+
+SUBSCRIPTIONS = ("+/json/#", "+/binary/#", "+/state/#", "+/+")
+_KINDS = {"json": Kind.JSON, "binary": Kind.BINARY, "state": Kind.STATE}
+
+
+def topic_parse(topic: str) -> Topic:
+    """Read `TOKEN/json/DEVICE[/TAG]`, `TOKEN/binary/DEVICE[/TAG]`, `TOKEN/state/DEVICE` or `TOKEN/DEVICE`."""
+    token, _, rest = topic.partition("/")
+    levels = rest.split("/")
+    kind = _KINDS.get(levels[0])
+    if kind is None:
+        kind, levels = Kind.FORM, ["", *levels]
+    if len(levels) < 2:
+        return _unusable(token, kind, "", Code.BAD_TOPIC, "the topic names no device")
+    device_id = levels[1]
+    most = 3 if kind in (Kind.JSON, Kind.BINARY) else 2
+    if len(levels) > most:
+        return _unusable(token, kind, device_id, Code.BAD_TOPIC, "the topic has too many levels")
+    tag = levels[2] if len(levels) > 2 else None
+    try:
+        device_id_check(device_id)
+        if tag is not None:
+            tag_check(tag)
+    except ServwatchError as error:
+        code = error.code if error.code is Code.DEVICE_ID_ZERO else Code.BAD_TOPIC
+        return _unusable(token, kind, device_id, code, error.message)
+    return Topic(token, kind, device_id, tag)
+
+
+def _unusable(token: str, kind: Kind, device_id: str, code: Code, detail: str) -> Topic:
+    return Topic(token, kind, device_id[:64], None, (code, detail))

@@ -1,0 +1,369 @@
+"""The one place that writes records: a batch, with everything that must be true beside it, in one transaction.
+
+The writer has a connection of its own (no ORM): COPY into a temporary table, one INSERT that ignores duplicates,
+then, last and in the order of their keys, the rows that writers share, so that no two writers deadlock.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any, NamedTuple
+
+import orjson
+import psycopg
+
+from channels.keys import unit_of
+from devices.registry import unknown_devices_note
+from streams.database import Connection, connect
+from streams.ledger import Ledger, Tally
+from streams.storage import Kind, partitions_create, partitions_existing, storage_kind
+
+logger = logging.getLogger(__name__)
+
+DELIVERIES_KEPT = 20_000
+TRIM_EVERY_BATCHES = 500
+SHAPES_PER_DEVICE = 64  # a device that invents keys forever shares one latest row beyond this many
+STREAMS_PER_CHANNEL = 10_000
+
+_INCOMING_SQL = """
+CREATE TEMPORARY TABLE IF NOT EXISTS incoming (
+    device_key bigint, channel_key bigint, at timestamptz, digest bigint, form smallint,
+    tag varchar(64), shape integer, value jsonb
+) ON COMMIT DELETE ROWS
+"""
+_COPY_SQL = "COPY incoming (device_key, channel_key, at, digest, form, tag, shape, value) FROM STDIN"
+_STORE_SQL = """
+WITH stored AS (
+    INSERT INTO streams_record (device_key, channel_key, at, digest, form, tag, value)
+    SELECT device_key, channel_key, at, digest, form, tag, value FROM incoming
+    ON CONFLICT DO NOTHING RETURNING device_key
+)
+SELECT device_key, count(*) FROM stored GROUP BY device_key
+"""
+# A newer measurement wins, whoever wrote it; of equal times the last written.
+_LATEST_SQL = """
+INSERT INTO channels_latest AS l (device_key, channel_key, tag, shape, at, digest, form, value)
+SELECT DISTINCT ON (device_key, channel_key, coalesce(tag, ''), shape)
+       device_key, channel_key, coalesce(tag, ''), shape, at, digest, form, value
+FROM incoming
+ORDER BY device_key, channel_key, coalesce(tag, ''), shape, at DESC
+ON CONFLICT (device_key, channel_key, tag, shape) DO UPDATE
+SET at = excluded.at, digest = excluded.digest, form = excluded.form, value = excluded.value
+WHERE excluded.at >= l.at
+"""
+_DEVICE_TRAFFIC_SQL = """
+INSERT INTO devices_devicetraffic AS t
+    (device_key, writer, received, stored, duplicate, refused, limited, last_seen)
+SELECT u.device_key, %s, u.received, u.stored, u.duplicate, u.refused, u.limited, u.last_seen
+FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[])
+     AS u (device_key, received, stored, duplicate, refused, limited, last_seen)
+ORDER BY u.device_key
+ON CONFLICT (device_key, writer) DO UPDATE
+SET received = t.received + excluded.received, stored = t.stored + excluded.stored,
+    duplicate = t.duplicate + excluded.duplicate, refused = t.refused + excluded.refused,
+    limited = t.limited + excluded.limited, last_seen = greatest(t.last_seen, excluded.last_seen),
+    usual_interval_s = CASE
+        WHEN excluded.last_seen > t.last_seen AND excluded.received > 0 THEN
+            -- A smoothed gap; one outage must not make it long, a new cadence must be learned all the same.
+            0.8 * coalesce(t.usual_interval_s, extract(epoch FROM excluded.last_seen - t.last_seen))
+            + 0.2 * least(extract(epoch FROM excluded.last_seen - t.last_seen) / excluded.received,
+                          coalesce(greatest(4 * t.usual_interval_s, 1), 86400))
+        ELSE t.usual_interval_s
+    END
+"""
+_ACCOUNT_TRAFFIC_SQL = """
+INSERT INTO tokens_accounttraffic AS t
+    (account_key, writer, received, stored, duplicate, refused, limited, repeated_keys)
+SELECT u.account_key, %s, u.received, u.stored, u.duplicate, u.refused, u.limited, u.repeated_keys
+FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
+     AS u (account_key, received, stored, duplicate, refused, limited, repeated_keys)
+ORDER BY u.account_key
+ON CONFLICT (account_key, writer) DO UPDATE
+SET received = t.received + excluded.received, stored = t.stored + excluded.stored,
+    duplicate = t.duplicate + excluded.duplicate, refused = t.refused + excluded.refused,
+    limited = t.limited + excluded.limited, repeated_keys = t.repeated_keys + excluded.repeated_keys
+"""
+_REFUSALS_SQL = """
+INSERT INTO devices_refusalcount AS t (account_key, device_key, reason, writer, count)
+SELECT u.account_key, u.device_key, u.reason, %s, u.count
+FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::bigint[]) AS u (account_key, device_key, reason, count)
+ORDER BY 1, 2, 3
+ON CONFLICT (account_key, device_key, reason, writer) DO UPDATE SET count = t.count + excluded.count
+"""
+_REFUSED_SQL = """
+COPY streams_refusedmessage
+    (account_key, device_key, device_id, source, kind, tag, payload, reason, detail, received_at) FROM STDIN
+"""
+
+
+class Row(NamedTuple):
+    """One record, in the order of the temporary table's columns. `value` is JSON text."""
+
+    device_key: int
+    channel_key: int
+    at: datetime
+    digest: int
+    form: int
+    tag: str | None
+    shape: int
+    value: str
+
+
+class RefusedRow(NamedTuple):
+    """One refused measurement, in the order of the COPY's columns."""
+
+    account_key: int
+    device_key: int
+    device_id: str
+    source: str
+    kind: str
+    tag: str
+    payload: bytes
+    reason: str
+    detail: str
+    received_at: datetime
+
+
+@dataclass
+class Batch:
+    """What one transaction writes."""
+
+    rows: list[Row] = field(default_factory=list)
+    refused: list[RefusedRow] = field(default_factory=list)
+    states: dict[int, dict[str, Any]] = field(default_factory=dict)
+    streams: dict[int, set[tuple[tuple[str, str], ...]]] = field(default_factory=dict)
+    unknown: list[tuple[int, str, str, int]] = field(default_factory=list)
+    deliveries: list[tuple[int, int]] = field(default_factory=list)  # packet id, digest
+    ledger: Ledger = field(default_factory=Ledger)
+
+
+class Writer:
+    """Owns one database connection. Raises psycopg errors; the caller retries the batch or splits it.
+
+    `name` keeps this writer's counters apart from others'; `slot` is the listener slot of the delivery log.
+    """
+
+    def __init__(self, *, name: str, slot: int | None = None) -> None:
+        self.name = name
+        self.slot = slot
+        self._connection: Connection | None = None
+        self._kind = Kind.MISSING
+        self._days: set[date] = set()
+        self._shapes: dict[int, set[int]] = {}
+        self._streams: dict[int, dict[str, str]] = {}
+        self._seen_keys: set[tuple[int, tuple[tuple[str, str], ...]]] = set()
+        self._tags: set[tuple[int, str]] = set()
+        self._batches = 0
+
+    @property
+    def connection(self) -> Connection:
+        """The open connection, made anew after a loss."""
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(name=self.name)
+            self._connection.execute("SET TIME ZONE 'UTC'")
+            self._connection.execute(_INCOMING_SQL)
+            with self._connection.cursor() as cursor:
+                self._kind = storage_kind(cursor)
+            self.forget()
+        return self._connection
+
+    def forget(self) -> None:
+        """Drop what was remembered of the database's contents; the next batch asks again."""
+        self._days.clear()
+        self._streams.clear()
+        self._seen_keys.clear()
+        self._tags.clear()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[psycopg.Cursor[tuple[Any, ...]]]:
+        """One transaction on the writer's connection.
+
+        After a failure nothing that was remembered from within it is trusted; a broken connection is closed,
+        to be made anew.
+        """
+        connection = self.connection
+        try:
+            with connection.transaction(), connection.cursor() as cursor:
+                yield cursor
+        except BaseException:
+            self.forget()
+            if connection.broken:
+                self.close()
+            raise
+
+    def days_ensure(self, rows: Sequence[Row]) -> None:
+        """Make the partitions these records need, in a short transaction before the batch's own."""
+        if self._kind is not Kind.PARTITIONS:
+            return
+        days = {row.at.astimezone(UTC).date() for row in rows}
+        if days <= self._days:
+            return
+        with self.transaction() as cursor:
+            self._days = partitions_existing(cursor)
+            if not days <= self._days:
+                partitions_create(cursor, days)
+                self._days |= days
+
+    def write(self, cursor: psycopg.Cursor[tuple[Any, ...]], batch: Batch) -> None:
+        """Everything of the batch, within the caller's transaction."""
+        stored = self._records(cursor, batch.rows) if batch.rows else {}
+        batch.ledger.settle(stored)
+        if batch.refused:
+            with cursor.copy(_REFUSED_SQL) as copy:
+                for refused in batch.refused:
+                    copy.write_row(refused)
+        if batch.streams:
+            self._streams_note(cursor, batch.streams)
+        if batch.unknown:
+            unknown_devices_note(cursor, batch.unknown, now=datetime.now(UTC))
+        if batch.rows:
+            self._tags_note(cursor, batch.rows)
+            cursor.execute(_LATEST_SQL)
+        if batch.states:
+            self._states(cursor, batch.states)
+        self._counters(cursor, batch.ledger)
+        if batch.deliveries and self.slot is not None:
+            self._deliveries(cursor, batch.deliveries)
+
+    def _records(self, cursor: psycopg.Cursor[tuple[Any, ...]], rows: Sequence[Row]) -> dict[int, int]:
+        """Device key -> how many were new."""
+        with cursor.copy(_COPY_SQL) as copy:
+            for row in rows:
+                copy.write_row(self._bounded(row))
+        cursor.execute(_STORE_SQL)
+        return dict(cursor.fetchall())
+
+    def _bounded(self, row: Row) -> Row:
+        shapes = self._shapes.setdefault(row.device_key, set())
+        if row.shape in shapes:
+            return row
+        if len(shapes) >= SHAPES_PER_DEVICE:
+            return row._replace(shape=0)
+        shapes.add(row.shape)
+        return row
+
+    def _streams_note(
+        self,
+        cursor: psycopg.Cursor[tuple[Any, ...]],
+        seen: dict[int, set[tuple[tuple[str, str], ...]]],
+    ) -> None:
+        """Key paths a channel has not had before become streams; a second type makes a stream mixed."""
+        new: dict[tuple[int, str], str] = {}
+        for channel_key, shapes in sorted(seen.items()):
+            for keys in shapes:
+                if (channel_key, keys) in self._seen_keys:
+                    continue
+                known = self._known_streams(cursor, channel_key)
+                for path, kind in keys:
+                    have = known.get(path)
+                    if have is None and len(known) >= STREAMS_PER_CHANNEL:
+                        continue
+                    if have not in (kind, "mixed"):
+                        known[path] = new[(channel_key, path)] = kind if have is None else "mixed"
+                self._seen_keys.add((channel_key, keys))
+        if len(self._seen_keys) > 100_000:
+            self._seen_keys.clear()
+        if new:
+            self._streams_insert(cursor, new)
+
+    def _known_streams(self, cursor: psycopg.Cursor[tuple[Any, ...]], channel_key: int) -> dict[str, str]:
+        known = self._streams.get(channel_key)
+        if known is None:
+            cursor.execute("SELECT key, type FROM channels_stream WHERE channel_id = %s", [channel_key])
+            known = self._streams[channel_key] = dict(cursor.fetchall())
+        return known
+
+    def _streams_insert(
+        self, cursor: psycopg.Cursor[tuple[Any, ...]], new: dict[tuple[int, str], str]
+    ) -> None:
+        pairs = sorted(new)
+        cursor.execute(
+            """
+            INSERT INTO channels_stream AS s (channel_id, key, label, unit, type, created_at)
+            SELECT u.channel_id, u.key, '', u.unit, u.type, now()
+            FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[]) AS u (channel_id, key, unit, type)
+            ON CONFLICT (channel_id, key) DO UPDATE SET type = 'mixed' WHERE s.type <> excluded.type
+            """,
+            [
+                [channel_key for channel_key, _ in pairs],
+                [path for _, path in pairs],
+                [unit_of(path) for _, path in pairs],
+                [new[pair] for pair in pairs],
+            ],
+        )
+
+    def _tags_note(self, cursor: psycopg.Cursor[tuple[Any, ...]], rows: Sequence[Row]) -> None:
+        new = {(row.channel_key, row.tag) for row in rows if row.tag is not None} - self._tags
+        for channel_key, tag in sorted(new):
+            cursor.execute(
+                "INSERT INTO channels_tag (channel_id, name, created_at) VALUES (%s, %s, now())"
+                " ON CONFLICT (channel_id, name) DO NOTHING",
+                [channel_key, tag],
+            )
+        self._tags |= new
+
+    def _states(self, cursor: psycopg.Cursor[tuple[Any, ...]], states: dict[int, dict[str, Any]]) -> None:
+        keys = sorted(states)
+        cursor.execute(
+            "UPDATE devices_device d SET state = u.state::jsonb"
+            " FROM unnest(%s::bigint[], %s::text[]) AS u (id, state) WHERE d.id = u.id",
+            [keys, [orjson.dumps(states[key]).decode() for key in keys]],
+        )
+
+    def _counters(self, cursor: psycopg.Cursor[tuple[Any, ...]], ledger: Ledger) -> None:
+        devices = sorted((key, tally) for (_, key), tally in ledger.devices.items())
+        if devices:
+            seen = [tally.last_seen for _, tally in devices]
+            cursor.execute(_DEVICE_TRAFFIC_SQL, [self.name, *_columns(devices), seen])
+        accounts = sorted(ledger.accounts.items(), key=lambda pair: pair[0])
+        if accounts:
+            repeated = [tally.repeated_keys for _, tally in accounts]
+            cursor.execute(_ACCOUNT_TRAFFIC_SQL, [self.name, *_columns(accounts), repeated])
+        if ledger.refusals:
+            keys = sorted(ledger.refusals)
+            columns: list[list[Any]] = [list(column) for column in zip(*keys, strict=True)]
+            counts = [ledger.refusals[key] for key in keys]
+            cursor.execute(_REFUSALS_SQL, [self.name, *columns, counts])
+
+    def _deliveries(
+        self, cursor: psycopg.Cursor[tuple[Any, ...]], deliveries: Sequence[tuple[int, int]]
+    ) -> None:
+        """Append to the delivery log of the slot, and now and then drop what is too old to come again."""
+        cursor.execute(
+            "INSERT INTO streams_deliverybatch (slot, packet_ids, digests, received_at)"
+            " VALUES (%s, %s::int[], %s::bigint[], now())",
+            [self.slot, [packet_id for packet_id, _ in deliveries], [digest for _, digest in deliveries]],
+        )
+        self._batches += 1
+        if self._batches % TRIM_EVERY_BATCHES == 0:
+            cursor.execute(
+                """
+                DELETE FROM streams_deliverybatch WHERE slot = %s AND id < (
+                    SELECT min(id) FROM (
+                        SELECT id, sum(cardinality(packet_ids)) OVER (ORDER BY id DESC) - cardinality(packet_ids)
+                               AS newer
+                        FROM streams_deliverybatch WHERE slot = %s
+                    ) AS log WHERE newer < %s
+                )
+                """,
+                [self.slot, self.slot, DELIVERIES_KEPT],
+            )
+
+
+def _columns(tallies: Sequence[tuple[int, Tally]]) -> list[list[int]]:
+    """Keys and counts as columns, for unnest()."""
+    return [
+        [key for key, _ in tallies],
+        [tally.received for _, tally in tallies],
+        [tally.stored for _, tally in tallies],
+        [tally.duplicate for _, tally in tallies],
+        [tally.refused for _, tally in tallies],
+        [tally.limited for _, tally in tallies],
+    ]

@@ -112,7 +112,7 @@ class UnknownDevice(models.Model):
 class RefusedSignIn(models.Model):
     """A connection the broker refused, as its log told: usually a wrong password. Nothing secret is in it."""
 
-    client_id = models.CharField(max_length=256)
+    client_id = models.CharField(max_length=256, blank=True)
     address = models.CharField(max_length=64)
     reason = models.CharField(max_length=128)
     at = models.DateTimeField(db_index=True)

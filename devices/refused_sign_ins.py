@@ -7,10 +7,12 @@ from typing import Any
 
 KEPT = 1_000
 
-# Mosquitto 2.0: "1763889000: Client web-1 disconnected, not authorised." The line is no interface, so what does
-# not look like this is passed over.
-_REFUSED = re.compile(r"^(?:\d+: )?Client (?P<client>.*) disconnected, (?P<reason>not authori[sz]ed.*?)\.?$")
-_ADDRESS = re.compile(r"^(?:\d+: )?New connection from (?P<address>\S+?)(?::\d+)? on port \d+\.?$")
+# Mosquitto 2.0: "2026-11-23T09:30:00: Client <unknown> disconnected, not authorised." The line is no interface, so
+# what does not look like this is passed over. Versions differ in whether they name the client.
+_STAMP = r"^(?:[0-9T:+-]+: )?"
+_REFUSED = re.compile(_STAMP + r"Client (?P<client>.*) disconnected, (?P<reason>not authori[sz]ed.*?)\.?$")
+_ADDRESS = re.compile(_STAMP + r"New connection from (?P<address>\S+?)(?::\d+)? on port \d+\.?$")
+_UNNAMED = "<unknown>"
 
 
 class RefusedSignIns:
@@ -35,7 +37,8 @@ class RefusedSignIns:
         if found:
             # The line with the address comes just before; another connection may have come between.
             address = self._addresses[0] if self._addresses else ""
-            self._waiting.append((found["client"][:256], address[:64], found["reason"][:128], at))
+            client = "" if found["client"] == _UNNAMED else found["client"]
+            self._waiting.append((client[:256], address[:64], found["reason"][:128], at))
 
     def write(self, cursor: Any) -> None:
         """Write what was collected and keep the newest only, in the caller's transaction."""

@@ -5,10 +5,11 @@ and asked for again finds its record. In: local to the account unless an offset 
 """
 
 import re
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 _TIME = re.compile(
-    r"(\d{4})-(\d{2})-(\d{2})[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s*(Z|z|[+-]\d{2}(?::?\d{2})?)?"
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]{1,9}))?)?"
+    r"\s?(?:([Zz])|([+-])([0-9]{2})(?::?([0-9]{2}))?)?"
 )
 
 
@@ -21,24 +22,32 @@ def time_text(at: datetime | None, *, zone: tzinfo) -> str | None:
 
 
 def time_parse(text: str, *, zone: tzinfo) -> datetime:
-    """The moment meant by `YYYY-MM-DD hh:mm`, with seconds, with `T`, or ISO 8601 with offset.
+    """The moment meant by `YYYY-MM-DD hh:mm`, with seconds, with `T`, or ISO 8601 with offset; in UTC.
 
-    A local time that daylight saving skips or repeats is read with the offset that held before the change
-    (fold 0). Raises ValueError, whose text says what a readable time looks like.
+    A local time that daylight saving repeats is the first of the two; one that it skips is read with the offset
+    that held before the change, which is as much later. Digits beyond microseconds are cut off.
+    Raises ValueError, whose text says what a readable time looks like.
     """
     match = _TIME.fullmatch(text.strip())
     if match is None:
         raise ValueError("not a time; write it like 2026-11-23 09:30 or 2026-11-23T09:30:00+09:00")
     year, month, day, hour, minute, second = (int(part or 0) for part in match.group(1, 2, 3, 4, 5, 6))
-    microsecond = int((match.group(7) or "0")[:6].ljust(6, "0"))
-    at = datetime(
-        year, month, day, hour, minute, second, microsecond, tzinfo=zone
-    )  # ValueError says which part
-    offset = match.group(8)
-    if offset is None:
-        return at
-    if offset not in "Zz":
-        offset = offset if ":" in offset else f"{offset[:3]}:{offset[3:] or '00'}"
-    return datetime.fromisoformat(
-        at.replace(tzinfo=None).isoformat() + ("+00:00" if offset in "Zz" else offset)
-    )
+    microsecond = int((match[7] or "0")[:6].ljust(6, "0"))
+    at = datetime(year, month, day, hour, minute, second, microsecond, tzinfo=_zone_given(match) or zone)
+    try:
+        # UTC, because two times of one zone are compared by their clock readings, whatever the offset.
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time lies outside the years 1 to 9999") from None
+
+
+def _zone_given(match: re.Match[str]) -> tzinfo | None:
+    if match[8]:
+        return UTC
+    if match[9] is None:
+        return None
+    hours, minutes = int(match[10]), int(match[11] or 0)
+    if hours > 23 or minutes > 59:
+        raise ValueError("the offset must lie between -23:59 and +23:59")
+    offset = timedelta(hours=hours, minutes=minutes)
+    return timezone(-offset if match[9] == "-" else offset)

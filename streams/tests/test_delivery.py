@@ -1,0 +1,120 @@
+from importlib.metadata import version
+
+import gmqtt.mqtt.handler
+import pytest
+
+from servwatch_site.tests.street import StreetTestCase
+from streams.connectors.mqtt_client import BadPacket, Packet, publish_parse
+from streams.delivery import Walk, deliveries_discard, deliveries_load
+from streams.plan import Incoming
+from streams.writer import DELIVERIES_KEPT, Batch
+
+LOG = [(7, 70), (8, 80), (9, 90), (10, 100)]
+
+
+def test_it_knows_committed_deliveries_that_come_again_in_order() -> None:
+    walk = Walk(LOG)
+    assert walk.was_committed(packet_id=9, digest=90, dup=True)
+    assert walk.was_committed(packet_id=10, digest=100, dup=True)
+    assert not walk.was_committed(packet_id=11, digest=110, dup=True)
+    assert walk.over
+
+
+def test_the_first_that_does_not_match_ends_the_walk() -> None:
+    walk = Walk(LOG)
+    assert not walk.was_committed(packet_id=11, digest=110, dup=True)
+    assert not walk.was_committed(packet_id=9, digest=90, dup=True)
+
+
+def test_an_equal_id_with_another_payload_is_a_new_message() -> None:
+    assert not Walk(LOG).was_committed(packet_id=9, digest=91, dup=True)
+
+
+def test_a_message_without_dup_is_new_even_with_an_old_id_and_payload() -> None:
+    assert not Walk(LOG).was_committed(packet_id=9, digest=90, dup=False)
+
+
+def test_it_never_goes_back() -> None:
+    walk = Walk(LOG)
+    assert walk.was_committed(packet_id=9, digest=90, dup=True)
+    assert not walk.was_committed(packet_id=8, digest=80, dup=True)
+
+
+def test_a_wrapped_id_matches_its_later_place() -> None:
+    walk = Walk([(1, 10), (2, 20), (1, 10)])
+    assert walk.was_committed(packet_id=2, digest=20, dup=True)
+    assert walk.was_committed(packet_id=1, digest=10, dup=True)
+
+
+def test_an_empty_log_knows_nothing() -> None:
+    assert Walk([]).over
+
+
+def packet(topic: bytes, payload: bytes, *, packet_id: bytes = b"", properties: bytes = b"") -> bytes:
+    return len(topic).to_bytes(2, "big") + topic + packet_id + properties + payload
+
+
+def test_it_reads_publish_packets_of_both_versions() -> None:
+    body = packet(b"T/json/web-1", b"{}", packet_id=b"\x01\x02")
+    assert publish_parse(0x3A, body, version=4) == Packet("T/json/web-1", b"{}", 258, 1, True, False)
+    body = packet(b"T/web-1", b"v=1")
+    assert publish_parse(0x31, body, version=4) == Packet("T/web-1", b"v=1", 0, 0, False, True)
+    body = packet(b"T/web-1", b"v=1", packet_id=b"\x00\x05", properties=b"\x02\x01\x00")
+    assert publish_parse(0x32, body, version=5) == Packet("T/web-1", b"v=1", 5, 1, False, False)
+
+
+@pytest.mark.parametrize("body", [b"", b"\x00\x09abc", b"\x00\x01a\x00"])
+def test_it_refuses_what_is_no_publish_packet(body: bytes) -> None:
+    with pytest.raises(BadPacket):
+        publish_parse(0x32, body, version=4)
+
+
+def test_the_seam_into_gmqtt_is_where_it_was() -> None:
+    assert version("gmqtt") == "0.8.0"
+    handler = gmqtt.mqtt.handler.MqttPackageHandler
+    assert callable(handler._handle_publish_packet)
+    assert "_handler_cache" in handler.__get_handler__.__code__.co_names
+
+
+class DeliveryLogTest(StreetTestCase):
+    def test_it_reads_back_what_was_committed_in_order_of_receipt(self) -> None:
+        for first in (1, 4):
+            messages = [
+                self.incoming("json/web-1", str(number))._replace(packet_id=number, digest=number * 10)
+                for number in range(first, first + 3)
+            ]
+            self.street.process(messages)
+        with self.writer.transaction() as cursor:
+            assert deliveries_load(cursor, slot=0) == [(number, number * 10) for number in range(1, 7)]
+            assert deliveries_load(cursor, slot=1) == []
+            deliveries_discard(cursor, slot=0)
+            assert deliveries_load(cursor, slot=0) == []
+
+    def test_a_redelivered_message_counts_as_duplicate_and_is_not_stored_again(self) -> None:
+        message: Incoming = self.incoming("json/web-1", "5")
+        self.street.process([message])
+        ((outcome,),) = self.street.process(
+            [message._replace(redelivered=True, received_at=self.clock.stamp())]
+        )
+        assert outcome.status == "duplicate"
+        from devices.selectors import device_traffic
+        from tokens.selectors import Traffic
+
+        assert device_traffic(self.web1) == Traffic(received=2, stored=1, duplicate=1)
+
+    def test_the_log_keeps_at_least_the_newest_twenty_thousand(self) -> None:
+        step = 500
+        for number in range(0, DELIVERIES_KEPT + 5_000, step):
+            with self.writer.transaction() as cursor:
+                batch = Batch(
+                    deliveries=[(place % 65_535 + 1, place) for place in range(number, number + step)]
+                )
+                self.writer._batches = 499  # trim with every batch
+                self.writer.write(cursor, batch)
+        with self.writer.transaction() as cursor:
+            log = deliveries_load(cursor, slot=0)
+            cursor.execute("SELECT count(*) FROM streams_deliverybatch")
+            (rows,) = cursor.fetchone() or (0,)
+        assert len(log) == DELIVERIES_KEPT
+        assert log[-1][1] == DELIVERIES_KEPT + 5_000 - 1
+        assert rows <= DELIVERIES_KEPT // step + 1

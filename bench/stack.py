@@ -1,0 +1,133 @@
+"""A Servwatch of its own for measurements and crash tests: database, broker and listener as processes."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+
+from servwatch_site.embedded.mosquitto import Broker, BrokerAccount, Listener
+from servwatch_site.embedded.mosquitto_programs import find_broker
+from servwatch_site.embedded.postgres import TemporaryPostgres
+
+ROOT = Path(__file__).resolve().parents[1]
+DURABLE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "max_wal_size": "2GB"}
+
+_PREPARE = """
+import django, json
+django.setup()
+from devices.broker import broker_accounts
+from servwatch_site.first_run import first_account
+from tokens.selectors import device_token_reveal
+from tokens.services import api_token_issue
+account, _ = first_account()
+print(json.dumps({
+    "user_id": account.user_id,
+    "device_token": device_token_reveal(account),
+    "api_token": api_token_issue(account, name="bench", scopes=["admin"])[1],
+    "logins": [login._asdict() for login in broker_accounts()],
+}))
+"""
+
+
+class Stack:
+    """`with Stack(mqtt_port=...) as stack:`; everything ends with the block. Writes nothing outside its folder."""
+
+    def __init__(self, *, mqtt_port: int, database_url: str = "") -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="servwatch-stack-", ignore_cleanup_errors=True)
+        self.path = Path(self._folder.name)
+        self.mqtt_port = mqtt_port
+        self.postgres = None if database_url else TemporaryPostgres(self.path / "database", settings=DURABLE)
+        self.database_url = database_url or (self.postgres.url if self.postgres else "")
+        self.environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "servwatch_site.settings",
+            "DATABASE_URL": self.database_url,
+            "MQTT_URL": f"mqtt://127.0.0.1:{mqtt_port}",
+            "SERVWATCH_DATA_DIR": str(self.path),
+            "SERVWATCH_SECRET_KEY": "secret-key-of-a-throw-away-installation-1",
+        }
+        self.broker: Broker | None = None
+        self.listener: subprocess.Popen[bytes] | None = None
+        self.account: dict[str, Any] = {}  # user_id, device_token, api_token
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def listener_start(self) -> None:
+        log = (self.path / "listener.log").open("ab")
+        with log:
+            self.listener = subprocess.Popen(
+                [sys.executable, "manage.py", "mqtt_listener"],
+                cwd=ROOT,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+            )
+
+    def listener_kill(self) -> None:
+        """kill -9"""
+        if self.listener is not None:
+            self.listener.kill()
+            self.listener.wait(timeout=10)
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.database_url) as connection:
+            return connection.execute(sql).fetchall()  # type: ignore[arg-type]  # only our own constants come here
+
+    def _start(self) -> None:
+        if self.postgres is not None:
+            self.postgres.start()
+        self._python("manage.py", "migrate", "--verbosity", "0")
+        self.account = json.loads(self._python("-c", _PREPARE))
+        folder = self.path / "broker"
+        folder.mkdir()
+        address = Listener("127.0.0.1", self.mqtt_port)
+        self.broker = Broker(find_broker(self.path, say=_say), directory=folder, listeners=(address,))
+        logins = self.account.pop("logins")
+        accounts = [BrokerAccount(row["username"], row["password"], tuple(row["topics"])) for row in logins]
+        self.broker.write_accounts(accounts, secret="throw-away")
+        self.broker.start(say=_say)
+        self.listener_start()
+
+    def _stop(self) -> None:
+        if self.listener is not None and self.listener.poll() is None:
+            self.listener.terminate()
+            self.listener.wait(timeout=15)
+        if self.broker is not None:
+            self.broker.stop()
+        if self.postgres is not None:
+            self.postgres.close()
+        self._folder.cleanup()
+
+    def _python(self, *arguments: str) -> str:
+        run = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if run.returncode != 0:
+            raise RuntimeError(f"{arguments[0]} failed: {run.stderr[-2000:]}")
+        return run.stdout
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)

@@ -101,7 +101,7 @@ class Stack:
         self.broker = Broker(find_broker(self.path, say=_say), directory=folder, listeners=(address,))
         logins = self.account.pop("logins")
         accounts = [BrokerAccount(row["username"], row["password"], tuple(row["topics"])) for row in logins]
-        self.broker.write_accounts(accounts, secret="throw-away")
+        self.broker.write_accounts(accounts, secret="throw-away")  # noqa: S106 - salts a broker that lives for minutes
         self.broker.start(say=_say)
         self.listener_start()
 

@@ -98,9 +98,8 @@ def run(*, rate: int, seconds: int, devices: int) -> bool:
         )
         for name, cost in after.items():
             cores = (cost.cpu_s - before[name].cpu_s) / took_s
-            print(
-                f"{name:10s} {cores:5.2f} cores  {1e6 * cores * took_s / total:6.1f} us a message  {cost.memory_mb:6.0f} MB"
-            )
+            each_us = 1e6 * cores * took_s / total
+            print(f"{name:10s} {cores:5.2f} cores  {each_us:6.1f} us a message  {cost.memory_mb:6.0f} MB")
         return max(backlogs[-5:], default=0) <= rate
 
 

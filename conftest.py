@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 
 import pytest
+from django.core.management import call_command
 
 from servwatch_site.tests.server import running_server
 
@@ -10,3 +11,9 @@ def django_db_modify_db_settings() -> Iterator[None]:
     """Starts the database server before pytest-django makes its test database there, and stops it last."""
     with running_server():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def static_files() -> None:
+    """Pages are rendered with the hashed names that a running installation serves."""
+    call_command("collectstatic", verbosity=0, interactive=False)

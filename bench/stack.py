@@ -88,7 +88,7 @@ class Stack:
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.database_url) as connection:
-            return connection.execute(sql).fetchall()  # type: ignore[arg-type]  # only our own constants come here
+            return connection.execute(sql).fetchall()
 
     def _start(self) -> None:
         if self.postgres is not None:

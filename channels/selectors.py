@@ -35,6 +35,16 @@ class ValueNow:
     tag: str | None
 
 
+@dataclass(frozen=True)
+class ChannelRow:
+    """A channel as the API lists it: in the whole, or the part of it that has one tag."""
+
+    channel: Channel
+    tag: str | None
+    last_update: datetime | None
+    streams: list[StreamNow]
+
+
 def channel_get_for_account(account: Account, number: int) -> Channel:
     """The account's channel. Raises NO_CHANNEL, also for a stranger's."""
     channel = Channel.objects.filter(account=account, number=number, deleted_at=None).first()
@@ -65,6 +75,32 @@ def tag_updates(channel: Channel) -> dict[str, datetime | None]:
     return {
         name: times.get(name) for name in Tag.objects.filter(channel=channel).values_list("name", flat=True)
     }
+
+
+def tag_list(channels: Sequence[Channel]) -> list[tuple[Channel, str | None]]:
+    """Every tag of these channels. None stands for what has no tag: where there is such, and where no tag is."""
+    keys = [channel.pk for channel in channels]
+    found: dict[int, set[str]] = {key: set() for key in keys}
+    for key, name in Tag.objects.filter(channel__in=keys).values_list("channel_id", "name"):
+        found[key].add(name)
+    for key, name in Latest.objects.filter(channel_key__in=keys).values_list("channel_key", "tag").distinct():
+        found[key].add(name)
+    return [(channel, name or None) for channel in channels for name in sorted(found[channel.pk] or {""})]
+
+
+def channel_rows(parts: Sequence[tuple[Channel, str | None]], *, by_tag: bool = False) -> list[ChannelRow]:
+    """These channels with their streams; `by_tag` tells the values of each tag apart. Two queries for any number."""
+    keys = {channel.pk for channel, _tag in parts}
+    streams: dict[int, list[Stream]] = {key: [] for key in keys}
+    for stream in Stream.objects.filter(channel__in=keys).order_by("key"):
+        streams[stream.channel_id].append(stream)
+    latest: dict[tuple[int, str | None], list[Latest]] = {}
+    for row in Latest.objects.filter(channel_key__in=keys):
+        latest.setdefault((row.channel_key, row.tag or None if by_tag else None), []).append(row)
+    return [
+        _channel_row(channel, tag, streams[channel.pk], latest.get((channel.pk, tag), []))
+        for channel, tag in parts
+    ]
 
 
 def stream_list(channel: Channel) -> list[StreamNow]:
@@ -112,4 +148,14 @@ def _stream_now(stream: Stream, now: ValueNow | None) -> StreamNow:
         type=stream.type,
         last_value=now.value if now else None,
         last_at=now.at if now else None,
+    )
+
+
+def _channel_row(channel: Channel, tag: str | None, streams: list[Stream], rows: list[Latest]) -> ChannelRow:
+    values = {now.key: now for now in values_now(rows)}
+    return ChannelRow(
+        channel=channel,
+        tag=tag,
+        last_update=max((row.at for row in rows), default=None),
+        streams=[_stream_now(stream, values.get(stream.key)) for stream in streams],
     )

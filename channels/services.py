@@ -55,9 +55,8 @@ def channel_update(
             setattr(channel, name, changes[name])
     _clean(channel)
     channel.config_version = config_bump()
-    channel.save()
-    for row in streams:
-        _stream_update(channel, row)
+    channel.save(update_fields=[*EDITABLE, "config_version"])  # not the mark of a deletion meanwhile
+    _streams_update(channel, streams)
     return channel
 
 
@@ -88,20 +87,33 @@ def _clean(channel: Channel) -> None:
         )
 
 
-def _stream_update(channel: Channel, row: Mapping[str, str]) -> None:
-    stream = Stream.objects.filter(channel=channel, key=row["key"]).first()
-    if stream is None:
-        raise ServwatchError(
-            Code.INVALID_VALUE,
-            _("This channel has no stream %(key)s.") % {"key": row["key"]},
-            fields={"streams": row["key"]},
-        )
-    stream.label = row.get("label", stream.label)
-    stream.unit = row.get("unit", stream.unit)
+def _streams_update(channel: Channel, rows: Sequence[Mapping[str, str]]) -> None:
+    """Set labels and units, in two queries however many there are."""
+    if not rows:
+        return
+    known = {stream.key: stream for stream in Stream.objects.filter(channel=channel)}
+    changed: dict[str, Stream] = {}
+    for row in rows:
+        stream = known.get(row["key"])
+        if stream is None:
+            raise ServwatchError(
+                Code.INVALID_VALUE,
+                _("This channel has no stream %(key)s.") % {"key": row["key"]},
+                fields={"streams": row["key"]},
+            )
+        label, unit = row.get("label", stream.label), row.get("unit", stream.unit)
+        if (label, unit) != (stream.label, stream.unit):
+            stream.label, stream.unit = label, unit
+            changed[stream.key] = stream
+    for stream in changed.values():
+        _clean_stream(stream)
+    Stream.objects.bulk_update(changed.values(), ["label", "unit"])
+
+
+def _clean_stream(stream: Stream) -> None:
     try:
-        stream.full_clean(exclude=["channel"])
+        stream.full_clean(exclude=["channel"], validate_unique=False, validate_constraints=False)
     except ValidationError as error:
         raise ServwatchError(
             Code.INVALID_VALUE, _("Some fields do not fit."), fields={"streams": " ".join(error.messages)}
         ) from None
-    stream.save(update_fields=["label", "unit"])

@@ -1,10 +1,13 @@
-"""Which texts may be a device id or a tag (contract, section 3)."""
+"""Which texts may be a device id (contract, section 3); beside it, for those who check both, the tag."""
 
 import re
 
 from django.utils.translation import gettext as _
 
+from channels.tags import tag_check
 from servwatch_site.errors import Code, ServwatchError
+
+__all__ = ["RESERVED", "device_id_check", "tag_check"]
 
 _DEVICE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 RESERVED = frozenset({"json", "binary", "state", "subscribe", ".", ".."})
@@ -21,16 +24,5 @@ def device_id_check(text: str) -> str:
             Code.INVALID_VALUE,
             _("A device id has 1 to 64 of the characters A-Z a-z 0-9 . _ : - and is no reserved word."),
             fields={"device_id": _("not usable as a device id")},
-        )
-    return text
-
-
-def tag_check(text: str) -> str:
-    """The tag itself when it may be one: one topic level of 1 to 64 characters. Raises INVALID_VALUE."""
-    if not 1 <= len(text) <= 64 or any(letter in "/+#\0" for letter in text) or not text.isprintable():
-        raise ServwatchError(
-            Code.INVALID_VALUE,
-            _("A tag is one topic level of 1 to 64 printable characters, without / + #."),
-            fields={"tag": _("not usable as a tag")},
         )
     return text

@@ -1,5 +1,6 @@
 """Reads of devices for pages and API."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -62,11 +63,21 @@ def device_get_for_account(account: Account, device_id: str) -> Device:
         .first()
     )
     if device is None:
-        raise ServwatchError(
-            Code.NO_DEVICE,
-            _("There is no device %(id)s. Create it, or let it send once.") % {"id": device_id},
-        )
+        raise _no_device(device_id)
     return device
+
+
+def device_keys(account: Account, device_id: str) -> list[int]:
+    """The keys under which records of this id lie. Raises NO_DEVICE.
+
+    The present device alone where there is one, since it never shows what a deleted one of its id has sent;
+    else the deleted ones, whose records outlive them.
+    """
+    rows = Device.objects.filter(account=account, device_id=device_id).values_list("pk", "deleted_at")
+    keys = [key for key, deleted_at in rows if deleted_at is None] or [key for key, _deleted_at in rows]
+    if not keys:
+        raise _no_device(device_id)
+    return keys
 
 
 def device_now(device: Device, *, now: datetime) -> DeviceNow:
@@ -89,8 +100,12 @@ def device_list(
     query = device_query(account, narrow=narrow, now=now)
     if after:
         query = query.filter(device_id__gt=after)
-    rows = query[:limit] if limit is not None else query
-    return [_device_now(row, row.last_seen, row.usual_interval_s, now=now) for row in rows]  # type: ignore[attr-defined]
+    return device_rows_now(query[:limit] if limit is not None else query, now=now)
+
+
+def device_rows_now(rows: Iterable[Any], *, now: datetime) -> list[DeviceNow]:
+    """Judge rows of device_query()."""
+    return [_device_now(row, row.last_seen, row.usual_interval_s, now=now) for row in rows]
 
 
 def device_count(account: Account, *, narrow: DeviceFilter | None = None, now: datetime) -> int:
@@ -186,6 +201,12 @@ def is_online(last_seen: datetime | None, usual_interval_s: float | None, *, now
     if usual_interval_s is not None:
         grace_s = max(INTERVALS_UNTIL_OFFLINE * usual_interval_s, LEAST_GRACE_S)
     return now - last_seen <= timedelta(seconds=grace_s)
+
+
+def _no_device(device_id: str) -> ServwatchError:
+    return ServwatchError(
+        Code.NO_DEVICE, _("There is no device %(id)s. Create it, or let it send once.") % {"id": device_id}
+    )
 
 
 def _device_now(

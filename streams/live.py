@@ -1,16 +1,133 @@
-"""The live bus between processes: PostgreSQL's NOTIFY carries ids only, pages fetch what they show."""
+"""How open pages learn that something changed: PostgreSQL's NOTIFY to every web process, groups inside one.
 
+The write street sends, after each commit, the keys of what a batch touched (`live_payload`). Each web process
+listens on one connection of its own and wakes the groups of Channels' in-memory layer that somebody in this
+process is watching. Only keys travel; a page that hears of a change asks for the values itself.
+"""
+
+import asyncio
 import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from channels.layers import get_channel_layer
+
+from streams.database import connection_parameters
+
+logger = logging.getLogger(__name__)
 
 LIVE_NOTIFY = "servwatch_live"
-MOST_BYTES = 7_500  # PostgreSQL takes payloads below 8,000 bytes
+PAYLOAD_MAX_BYTES = 7_500  # PostgreSQL refuses 8,000
+RECONNECT_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 def live_payload(accounts: Iterable[int], channels: Iterable[int], devices: Iterable[int]) -> str:
-    """What changed, as JSON of primary keys; cut to the accounts when there is too much of it."""
-    told = {"a": sorted(accounts), "c": sorted(channels), "d": sorted(devices)}
-    text = json.dumps(told, separators=(",", ":"))
-    return (
-        text if len(text) <= MOST_BYTES else json.dumps({"a": told["a"]}, separators=(",", ":"))[:MOST_BYTES]
+    """The payload of one NOTIFY: primary keys of what changed; accounts alone when the rest would not fit."""
+    whole = {"a": sorted(set(accounts)), "c": sorted(set(channels)), "d": sorted(set(devices))}
+    payload = json.dumps(whole, separators=(",", ":"))
+    if len(payload) <= PAYLOAD_MAX_BYTES:
+        return payload
+    return json.dumps({"a": whole["a"]}, separators=(",", ":"))
+
+
+def account_group(key: int) -> str:
+    return f"account.{key}"
+
+
+def channel_group(key: int) -> str:
+    return f"channel.{key}"
+
+
+def device_group(key: int) -> str:
+    return f"device.{key}"
+
+
+@dataclass
+class _Watch:
+    account_key: int
+    sockets: int = 0
+
+
+class Watched:
+    """Which groups somebody in this process watches: a batch of a thousand devices then wakes only those."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, _Watch] = {}
+
+    def add(self, group: str, *, account_key: int) -> None:
+        self._groups.setdefault(group, _Watch(account_key)).sockets += 1
+
+    def discard(self, group: str) -> None:
+        watch = self._groups.get(group)
+        if watch is None:
+            return
+        watch.sockets -= 1
+        if watch.sockets <= 0:
+            del self._groups[group]
+
+    def all(self) -> list[str]:
+        return list(self._groups)
+
+    def touched(self, changed: Mapping[str, Iterable[int]]) -> list[str]:
+        """The watched groups that a payload is about. Without devices and channels: all of its accounts."""
+        accounts = set(changed.get("a", ()))
+        if "d" not in changed:
+            return [group for group, watch in self._groups.items() if watch.account_key in accounts]
+        named = {account_group(key) for key in accounts}
+        named.update(channel_group(key) for key in changed.get("c", ()))
+        named.update(device_group(key) for key in changed["d"])
+        return [group for group in self._groups if group in named]
+
+
+watched = Watched()
+
+
+async def wake(groups: Iterable[str]) -> None:
+    """Tell every socket of these groups, in this process, that its page is out of date."""
+    layer = get_channel_layer()
+    for group in groups:
+        await layer.group_send(group, {"type": "live.changed", "group": group})
+
+
+async def listen_for_ever() -> None:
+    """The LISTEN task of a web process. After a broken connection every page refreshes: it may have missed some."""
+    failures = 0
+    while True:
+        try:
+            async with await _connect() as connection:
+                await connection.execute(f"LISTEN {LIVE_NOTIFY}")
+                if failures:
+                    await wake(watched.all())
+                failures = 0
+                async for notify in connection.notifies():
+                    await wake(_touched(notify.payload))
+        except (psycopg.Error, OSError) as error:
+            if not failures:
+                logger.warning("Live updates wait for the database: %s", type(error).__name__)
+            await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S) - 1)])
+            failures += 1
+
+
+def _touched(payload: str) -> list[str]:
+    try:
+        changed = json.loads(payload)
+    except ValueError:
+        changed = None
+    if not isinstance(changed, dict):
+        logger.warning("A live message could not be read: %.80r", payload)
+        return []
+    return watched.touched(changed)
+
+
+async def _connect() -> psycopg.AsyncConnection[Any]:
+    """A connection beside Django's: it waits for notifications for as long as the process lives."""
+    return await psycopg.AsyncConnection.connect(
+        **connection_parameters(),
+        autocommit=True,
+        application_name="servwatch-live",
+        connect_timeout=10,
+        keepalives_idle=30,
     )

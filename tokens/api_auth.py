@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -45,7 +45,8 @@ class ApiTokenAuthentication(BaseAuthentication):
         token = api_token_find(secret, now=now)
         if token is None:
             raise ServwatchError(
-                Code.AUTH_REQUIRED, _("This API token is not valid. Make a new one in the console under Tokens.")
+                Code.AUTH_REQUIRED,
+                _("This API token is not valid. Make a new one in the console under Tokens."),
             )
         if token.last_used_at is None or now - token.last_used_at >= NOTE_USE_EVERY:
             api_token_used(token, now=now)
@@ -63,7 +64,7 @@ class HasScope(BasePermission):
                 Code.AUTH_REQUIRED, _("An API token is missing. Send it in the header X-APITOKEN.")
             )
         needed = ApiToken.Scope.READ if request.method in READING_METHODS else ApiToken.Scope.WRITE
-        if not scope_allows(request.auth, needed):
+        if not scope_allows(cast(ApiToken, request.auth), needed):
             raise ServwatchError(
                 Code.FORBIDDEN,
                 _("This API token lacks the scope %(scope)s. Use one that has it.") % {"scope": needed.value},

@@ -1,8 +1,8 @@
 """The ground every REST v2 view stands on, in the lowest room so that all rooms may use it."""
 
-from typing import Any
+from typing import Any, cast
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.utils.translation import gettext as _
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -30,7 +30,7 @@ class ApiView(APIView):
             self.http_method_not_allowed(request)  # before asking for a token that would not help
         super().initial(request, *args, **kwargs)
 
-    def options(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponse:
+    def options(self, request: Any, *args: Any, **kwargs: Any) -> Response:
         """Which methods there are, in the header Allow."""
         return Response(status=204)
 
@@ -41,8 +41,7 @@ class ApiView(APIView):
 
 def account_of(request: Request) -> Account:
     """The account the request's token speaks for."""
-    token: ApiToken = request.auth
-    return token.account
+    return cast(ApiToken, request.auth).account
 
 
 def body_checked(request: Request, serializer: type[Serializer[Any]]) -> dict[str, Any]:
@@ -51,7 +50,9 @@ def body_checked(request: Request, serializer: type[Serializer[Any]]) -> dict[st
     Raises BAD_JSON_FORMAT and INVALID_VALUE.
     """
     if not isinstance(request.data, dict):
-        raise ServwatchError(Code.INVALID_VALUE, _("The body must be one JSON object with the fields to set."))
+        raise ServwatchError(
+            Code.INVALID_VALUE, _("The body must be one JSON object with the fields to set.")
+        )
     checked = serializer(data=request.data)
     checked.is_valid(raise_exception=True)
     return dict(checked.validated_data)

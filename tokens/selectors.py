@@ -54,3 +54,36 @@ def account_traffic(account_key: int) -> Traffic:
         )
         row = cursor.fetchone()
     return Traffic(*map(int, row))
+
+
+@dataclass(frozen=True)
+class StorageUse:
+    """How much an account keeps. `size_bytes` is an estimate, see storage_use()."""
+
+    count: int
+    size_bytes: int
+
+
+def storage_use(account_key: int) -> StorageUse:
+    """The messages stored for an account, and its share of the disk space that all records take.
+
+    The share is by number: the size of the records' tables on disk, with indexes, times the account's stored
+    messages over everybody's. It costs a look at file sizes, not at records; an account whose messages are
+    larger than its neighbours' is underestimated, and what was deleted since still counts as stored.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT coalesce(sum(stored) FILTER (WHERE account_key = %s), 0), coalesce(sum(stored), 0)"
+            " FROM tokens_accounttraffic",
+            [account_key],
+        )
+        own, all_stored = map(int, cursor.fetchone())
+        if not own:
+            return StorageUse(count=0, size_bytes=0)
+        # Both partitions and the chunks of a hypertable inherit from the table.
+        cursor.execute(
+            "SELECT coalesce(sum(pg_total_relation_size(inhrelid)), 0) FROM pg_inherits"
+            " WHERE inhparent = to_regclass('streams_record')"
+        )
+        (size_bytes,) = cursor.fetchone()
+    return StorageUse(count=own, size_bytes=int(size_bytes) * own // all_stored)

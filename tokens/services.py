@@ -48,7 +48,7 @@ def account_update(account: Account, **changes: Any) -> Account:
     except ValidationError as error:
         fields = {name: " ".join(texts) for name, texts in error.message_dict.items()}
         raise ServwatchError(Code.INVALID_VALUE, _("Some fields do not fit."), fields=fields) from None
-    account.save()
+    account.save(update_fields=[*changes, "config_version"])
     return account
 
 

@@ -34,7 +34,9 @@ class Cast:
 
     @classmethod
     def make_cast(cls) -> None:
-        cls.owner = account_create(organization="Alice Hosting", email="alice@example.org", locale="Asia/Tokyo")
+        cls.owner = account_create(
+            organization="Alice Hosting", email="alice@example.org", locale="Asia/Tokyo"
+        )
         cls.stranger = account_create(organization="Mallory Ltd", email="mallory@example.org")
         cls.alice = user_create(email="alice@example.org", account=cls.owner)
         cls.mallory = user_create(email="mallory@example.org", account=cls.stranger)

@@ -1,0 +1,85 @@
+"""Charts on pages: which streams share one, what span they show, and their data as JSON."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.http import HttpRequest, JsonResponse
+from django.utils import timezone
+
+from channels.keys import key_split, unit_of
+from channels.models import Stream
+from console.access import account_of
+from console.ranges import Range, range_parse
+from streams.charts import MOST_KEYS, Chart, Source, chart
+
+MOST_LINES = 8  # more lines than this in one chart tell nobody anything
+
+
+@dataclass(frozen=True)
+class Line:
+    key: str
+    label: str
+
+
+@dataclass(frozen=True)
+class ChartGroup:
+    """Streams drawn in one chart: same parent path, same unit."""
+
+    title: str
+    unit: str
+    lines: list[Line]
+
+    @property
+    def ident(self) -> str:
+        return "chart-" + "".join(
+            letter if letter.isalnum() else "-" for letter in f"{self.title}-{self.unit}"
+        )
+
+
+def chart_groups(keys: Sequence[str], meta: Mapping[str, Stream]) -> list[ChartGroup]:
+    """One chart for each parent path and unit, split when it would hold too many lines."""
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for key in keys[:MOST_KEYS]:
+        stream = meta.get(key)
+        *parents, name = key_split(key)
+        unit = stream.unit if stream else unit_of(key)
+        line = Line(key, (stream.label if stream else "") or name)
+        groups.setdefault((" ".join(parents) or name, unit), []).append(line)
+    return [
+        ChartGroup(title, unit, lines[first : first + MOST_LINES])
+        for (title, unit), lines in groups.items()
+        for first in range(0, len(lines), MOST_LINES)
+    ]
+
+
+def range_of(request: HttpRequest) -> Range:
+    """The span that the page's address asks for."""
+    return range_parse(
+        length=request.GET.get("range", ""),
+        start=request.GET.get("from", ""),
+        end=request.GET.get("to", ""),
+        zone=account_of(request).zone,
+        now=timezone.now(),
+    )
+
+
+def chart_json(request: HttpRequest, source: Source) -> JsonResponse:
+    """`key=` (repeatable) over the page's span: times in epoch seconds, and per key avg, min and max."""
+    span = range_of(request)
+    found = chart(source, request.GET.getlist("key"), start=span.start, end=span.end)
+    answer = JsonResponse(_as_json(found, span))
+    answer["Cache-Control"] = "no-store"
+    return answer
+
+
+def _as_json(found: Chart, span: Range) -> dict[str, Any]:
+    return {
+        "start": span.start.timestamp(),
+        "end": span.end.timestamp(),
+        "step_s": found.step_s,
+        "times": [at.timestamp() for at in found.times],
+        "series": {
+            key: {"avg": one.avg, "min": one.min, "max": one.max} for key, one in found.series.items()
+        },
+    }

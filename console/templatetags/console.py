@@ -1,0 +1,67 @@
+"""How values look on pages. Choosing what to show is the views' work."""
+
+from typing import Any
+
+from django import forms, template
+from django.forms.boundfield import BoundField
+from django.utils.formats import number_format
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+
+from console.ranges import PRESETS
+
+register = template.Library()
+
+_BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi")
+_SCALED = {"B": "B", "B/s": "B/s"}
+
+
+@register.filter
+def shown(value: Any, unit: Any = "") -> str | SafeString:
+    """A value with its unit: bytes scaled, numbers rounded to what helps, yes and no as words."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return _("yes") if value else _("no")
+    if not isinstance(value, (int, float)):
+        return str(value)
+    number, unit = _scaled(float(value), str(unit or ""))
+    if not unit:
+        return number
+    return format_html("{} <small>{}</small>", number, unit)
+
+
+def _scaled(value: float, unit: str) -> tuple[str, str]:
+    if unit not in _SCALED:
+        return _rounded(value), unit
+    size, power = abs(value), 0
+    while size >= 1024 and power < len(_BINARY) - 1:
+        size, power = size / 1024, power + 1
+    return _rounded(value / 1024**power), _BINARY[power] + unit
+
+
+def _rounded(value: float) -> str:
+    if value == int(value) and abs(value) < 1e15:
+        return number_format(int(value), use_l10n=True, force_grouping=abs(value) >= 10_000)
+    if abs(value) >= 1e15 or abs(value) < 0.001:
+        return f"{value:.3g}"
+    decimals = 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 2 if abs(value) >= 0.1 else 4
+    return number_format(round(value, decimals), decimal_pos=decimals, use_l10n=True)
+
+
+@register.filter
+def unlocalized(value: float) -> str:
+    """A number as programs write it, for data attributes."""
+    return repr(value)
+
+
+@register.filter
+def is_checkbox(field: BoundField) -> bool:
+    return isinstance(field.field.widget, forms.CheckboxInput)
+
+
+@register.simple_tag
+def presets() -> tuple[str, ...]:
+    """The ranges offered for charts."""
+    return PRESETS

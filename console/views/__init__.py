@@ -1,0 +1,1 @@
+"""Pages of the console, a file for each noun. They compose; writing is done by the rooms below."""

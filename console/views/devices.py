@@ -1,0 +1,149 @@
+"""A device's page, its form, and how to add one."""
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from channels.selectors import latest_of_device, stream_meta
+from console.access import account_of, account_page, say_error
+from console.charting import chart_groups, chart_json, range_of
+from console.forms import DeviceForm, NewDeviceForm
+from console.tiles import tile_groups
+from devices.models import Device
+from devices.selectors import (
+    device_get_for_account,
+    device_now,
+    device_traffic,
+    live_channel,
+    refusals_by_reason,
+)
+from devices.services import device_create, device_delete, device_update
+from servwatch_site.errors import ServwatchError
+from streams.charts import Source
+from streams.selectors_console import newest_of_device
+from tokens.selectors import device_token_reveal
+
+
+@require_GET
+@account_page
+def device(request: HttpRequest, device_id: str) -> HttpResponse:
+    found = device_get_for_account(account_of(request), device_id)
+    context = _now(found)
+    if request.GET.get("fragment"):
+        return render(request, "console/devices/_now.html", context)
+    labels = context["labels"]
+    context |= {
+        "range": range_of(request),
+        "groups": chart_groups([value.key for value in context["values"] if _is_number(value.value)], labels),
+        "form": DeviceForm(instance=found, account=account_of(request)),
+    }
+    return render(request, "console/devices/device.html", context)
+
+
+def _now(found: Device) -> dict[str, Any]:
+    """What the live part of the page shows."""
+    values = latest_of_device(found.pk)
+    channel = live_channel(found)
+    labels = stream_meta(channel) if channel else {}
+    return {
+        "device": found,
+        "status": device_now(found, now=timezone.now()),
+        "values": values,
+        "labels": labels,
+        "tiles": tile_groups(values, labels),
+        "traffic": device_traffic(found),
+        "refusals": refusals_by_reason(found.account_id, device_key=found.pk),
+        "records": newest_of_device(found.pk, count=10),
+        "state": sorted((found.state or {}).items()),
+        "now": timezone.now(),
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
+
+
+@require_GET
+@account_page
+def device_chart(request: HttpRequest, device_id: str) -> JsonResponse:
+    found = device_get_for_account(account_of(request), device_id)
+    return chart_json(request, Source.device(found.pk))
+
+
+@require_http_methods(["GET", "POST"])
+@account_page
+def device_edit(request: HttpRequest, device_id: str) -> HttpResponse:
+    account = account_of(request)
+    found = device_get_for_account(account, device_id)
+    form = DeviceForm(request.POST or None, instance=found, account=account)
+    if request.method == "POST" and form.is_valid():
+        changes = dict(form.cleaned_data)
+        fresh = device_get_for_account(account, device_id)  # the form has written into `found` already
+        try:
+            device_update(fresh, changes=changes, now=timezone.now())
+        except ServwatchError as error:
+            say_error(request, error)
+        else:
+            messages.success(request, _("%(id)s is saved.") % {"id": device_id})
+            return redirect("console:device", device_id)
+    return render(request, "console/devices/form.html", {"form": form, "device": found})
+
+
+@require_http_methods(["GET", "POST"])
+@account_page
+def device_new(request: HttpRequest) -> HttpResponse:
+    account = account_of(request)
+    form = NewDeviceForm(
+        request.POST or None, account=account, initial={"device_id": request.GET.get("id", "")}
+    )
+    if request.method == "POST" and form.is_valid():
+        changes = dict(form.cleaned_data)
+        device_id = changes.pop("device_id")
+        try:
+            device_create(account, device_id, now=timezone.now(), changes=changes)
+        except ServwatchError as error:
+            form.add_error("device_id", error.fields.get("device_id") or error.message)
+        else:
+            messages.success(request, _("%(id)s is created.") % {"id": device_id})
+            return redirect("console:device", device_id)
+    return render(request, "console/devices/form.html", {"form": form, "device": None})
+
+
+@require_POST
+@account_page
+def device_remove(request: HttpRequest, device_id: str) -> HttpResponse:
+    device_delete(device_get_for_account(account_of(request), device_id), now=timezone.now())
+    messages.success(request, _("%(id)s is deleted; its records stay in their channel.") % {"id": device_id})
+    return redirect("console:fleet")
+
+
+@never_cache
+@require_GET
+@account_page
+def add_server(request: HttpRequest) -> HttpResponse:
+    """Commands to copy, with the real address and token, and a list that shows the first message arrive."""
+    account = account_of(request)
+    if request.GET.get("fragment"):
+        return render(request, "console/devices/_arrivals.html", _arrivals(request))
+    address = settings.MQTT_URL.partition("://")[2]
+    host, _colon, port = address.rpartition(":")
+    context = {
+        "host": host,
+        "port": port,
+        "token": device_token_reveal(account),
+        **_arrivals(request),
+    }
+    return render(request, "console/devices/add.html", context)
+
+
+def _arrivals(request: HttpRequest) -> dict[str, Any]:
+    recent = Device.objects.filter(account=account_of(request), deleted_at=None).order_by("-created_at")[:5]
+    now = timezone.now()
+    return {"arrivals": [device_now(found, now=now) for found in recent], "now": now}

@@ -1,0 +1,48 @@
+"""The web process: pages and API over HTTP, live pages over WebSocket, one LISTEN task for all of them."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "servwatch_site.settings")
+os.environ.setdefault("SERVWATCH_DB_POOL", "true")
+
+from django.core.asgi import get_asgi_application
+
+pages = get_asgi_application()  # sets Django up; what follows needs it
+
+from channels.auth import AuthMiddlewareStack  # noqa: E402
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
+from django.urls import path  # noqa: E402
+
+from streams.consumers import LiveConsumer  # noqa: E402
+from streams.live import listen_for_ever  # noqa: E402
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+async def lifespan(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Keeps the LISTEN task while the server runs."""
+    await receive()
+    listening = asyncio.create_task(listen_for_ever())
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    listening.cancel()
+    with suppress(asyncio.CancelledError):
+        await listening
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+application = ProtocolTypeRouter(
+    {
+        "http": pages,
+        "websocket": AllowedHostsOriginValidator(
+            AuthMiddlewareStack(URLRouter([path("live/", LiveConsumer.as_asgi())]))
+        ),
+        "lifespan": lifespan,
+    }
+)

@@ -1,0 +1,1 @@
+"""What `make run` brings along itself: PostgreSQL, Mosquitto and the supervisor over all processes."""

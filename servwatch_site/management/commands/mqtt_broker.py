@@ -1,0 +1,120 @@
+"""`manage.py mqtt_broker`: Mosquitto with the accounts of the database, kept up to date.
+
+One process on the broker's host writes the accounts. Here it also runs Mosquitto as its child; with `--pid-file` it
+serves a Mosquitto that the system runs.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error as DatabaseError
+from django.db import connection
+
+from devices.broker import BrokerLogin, broker_accounts
+from servwatch_site.embedded.broker_accounts import write_accounts
+from servwatch_site.embedded.errors import EmbeddedError
+from servwatch_site.embedded.mosquitto import Broker, Listener
+from servwatch_site.embedded.mosquitto_programs import find_broker
+from servwatch_site.loop import StopFlag
+from tokens.config import config_version
+from tokens.crypto import purpose_key
+
+LOOK_EVERY_S = 0.5
+
+
+class Command(BaseCommand):
+    help = "Run Mosquitto with Servwatch's accounts, or keep the accounts of a running one up to date."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--dir", type=Path, default=None, help="folder of the broker's files")
+        parser.add_argument(
+            "--pid-file",
+            type=Path,
+            default=None,
+            help="start no broker: write the accounts and reload this one",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        folder = (options["dir"] or settings.DATA_DIR / "broker").absolute()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stop = StopFlag().install()
+        try:
+            if options["pid_file"] is not None:
+                self._serve_running(folder, options["pid_file"], stop)
+            else:
+                self._run_own(folder, stop)
+        except EmbeddedError as error:
+            raise CommandError(str(error)) from None
+
+    def _run_own(self, folder: Path, stop: StopFlag) -> None:
+        program = find_broker(settings.DATA_DIR, say=self.stdout.write)
+        address = Listener(settings.MQTT_HOST, settings.MQTT_PORT)
+        broker = Broker(program, directory=folder, listeners=(address,))
+        accounts = _Accounts(
+            lambda logins: broker.write_accounts(logins, secret=_salt()), warn=self.stderr.write
+        )
+        while not accounts.follow() and not stop.wait(LOOK_EVERY_S):
+            pass  # without accounts there is nobody to let in: wait for the database
+        try:
+            broker.start(say=self.stdout.write, should_stop=stop.is_set)
+            while not stop.wait(LOOK_EVERY_S):
+                code = broker.exit_code()
+                if code is not None:
+                    raise CommandError(f"Mosquitto ended with code {code}.")
+                accounts.follow()
+                broker.reload_if_due()
+        finally:
+            broker.stop()
+        self.stdout.write("Broker stopped.")
+
+    def _serve_running(self, folder: Path, pid_file: Path, stop: StopFlag) -> None:
+        def write(logins: list[BrokerLogin]) -> None:
+            if write_accounts(folder, logins, secret=_salt()):
+                _reload(pid_file)
+
+        accounts = _Accounts(write, warn=self.stderr.write)
+        accounts.follow()
+        while not stop.wait(1.0):  # a reload a second at most
+            accounts.follow()
+
+
+class _Accounts:
+    """Writes the broker's accounts when the configuration has changed; an outage of the database changes nothing."""
+
+    def __init__(self, write: Callable[[list[BrokerLogin]], None], *, warn: Callable[[str], Any]) -> None:
+        self._write = write
+        self._warn = warn
+        self._version = -1
+        self._warned = False
+
+    def follow(self) -> bool:
+        """Whether the accounts on disk are those of the database, as far as it answers."""
+        try:
+            version = config_version()
+            if version != self._version:
+                self._write(broker_accounts())
+                self._version = version
+        except DatabaseError:
+            connection.close()
+            if not self._warned:
+                self._warn("The database does not answer; the broker keeps the accounts it has.")
+            self._warned = True
+            return self._version >= 0
+        self._warned = False
+        return True
+
+
+def _reload(pid_file: Path) -> None:
+    try:
+        os.kill(int(pid_file.read_text(encoding="ascii").strip()), signal.SIGHUP)
+    except (OSError, ValueError) as error:
+        raise EmbeddedError(f"The broker of {pid_file} cannot be told to reload: {error}") from None
+
+
+def _salt() -> str:
+    return purpose_key("broker-salts").hex()

@@ -1,0 +1,19 @@
+"""The addresses of the REST API, below /v2/. The trailing slash is optional on every one."""
+
+from django.urls import URLPattern, re_path
+
+from channels.api import ChannelListView, ChannelView
+from devices.api import DeviceListView, DeviceView
+from servwatch_site.api_errors import api_not_found
+from streams.api import StreamView
+from tokens.api import UserView
+
+urlpatterns: list[URLPattern] = [
+    re_path(r"^user/?\Z", UserView.as_view()),
+    re_path(r"^device/?\Z", DeviceListView.as_view()),
+    re_path(r"^device/(?P<device_id>[^/]+)/?\Z", DeviceView.as_view()),
+    re_path(r"^channel/?\Z", ChannelListView.as_view()),
+    re_path(r"^channel/(?P<channel_id>[^/]+)/?\Z", ChannelView.as_view()),
+    re_path(r"^stream/(?P<channel_id>[^/]+)/?\Z", StreamView.as_view()),
+    re_path(r"^", api_not_found),
+]

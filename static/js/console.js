@@ -1,0 +1,117 @@
+// On every page: the live connection, the fragment it refreshes, copy buttons, the choice of colours.
+(function () {
+  "use strict";
+  const body = document.body;
+  const light = document.getElementById("live");
+
+  // --- live ---
+  const wanted = [];
+  if (body.dataset.watchDevice) wanted.push("device:" + body.dataset.watchDevice);
+  if (body.dataset.watchChannel) wanted.push("channel:" + body.dataset.watchChannel);
+  if ("watchAccount" in body.dataset) wanted.push("account");
+  const watching = wanted.length > 0;
+  const fragment = body.dataset.refresh ? document.querySelector(body.dataset.refresh) : null;
+  let socket = null, tries = 0, poll = null, missed = false, busy = false, again = false, lastAt = 0, waiting = null;
+
+  function show(state) {
+    if (!light || !watching) return;
+    light.textContent = light.dataset[state];
+    light.className = "live " + (state === "live" ? "on" : state === "reconnecting" ? "off" : "");
+  }
+
+  function changed() {
+    if (document.hidden) { missed = true; return; }
+    document.dispatchEvent(new CustomEvent("servwatch:changed"));
+    if (waiting) return;
+    waiting = setTimeout(function () { waiting = null; refresh(); }, Math.max(0, 500 - (Date.now() - lastAt)));
+  }
+
+  async function refresh() {
+    if (!fragment) return;
+    if (busy) { again = true; return; }
+    busy = true;
+    lastAt = Date.now();
+    try {
+      const address = new URL(location.href);
+      address.searchParams.set("fragment", "1");
+      const answer = await fetch(address, { headers: { "X-Requested-With": "fetch" }, redirect: "error" });
+      if (answer.ok) replace(await answer.text());
+    } catch (error) { /* the next change or poll tries again */ }
+    busy = false;
+    if (again) { again = false; changed(); }
+  }
+
+  function replace(html) {
+    const open = [...fragment.querySelectorAll("details")].map(function (one) { return one.open; });
+    const focused = fragment.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+    const parsed = new DOMParser().parseFromString(html, "text/html");
+    fragment.replaceChildren(...parsed.body.childNodes);
+    fragment.querySelectorAll("details").forEach(function (one, place) { if (open[place]) one.open = true; });
+    if (focused) {
+      const back = [...fragment.querySelectorAll("a")].find(function (a) { return a.getAttribute("href") === focused; });
+      if (back) back.focus({ preventScroll: true });
+    }
+    document.dispatchEvent(new CustomEvent("servwatch:replaced"));
+  }
+
+  function connect() {
+    socket = new WebSocket((location.protocol === "https:" ? "wss://" : "ws://") + location.host + "/live/");
+    socket.onopen = function () { socket.send(JSON.stringify({ subscribe: wanted })); };
+    socket.onmessage = function (event) {
+      const told = JSON.parse(event.data);
+      if (told.subscribed) {
+        if (tries) changed();
+        tries = 0;
+        clearInterval(poll); poll = null;
+        show(document.hidden ? "paused" : "live");
+      } else if (told.changed) changed();
+    };
+    socket.onclose = function (event) {
+      if (event.code === 4401) { location.reload(); return; }
+      tries += 1;
+      show("reconnecting");
+      if (!poll) poll = setInterval(changed, 5000);
+      setTimeout(connect, Math.min(10000, 500 * 2 ** Math.min(tries, 5)) * (0.75 + Math.random() / 2));
+    };
+  }
+
+  if (watching) {
+    connect();
+    document.addEventListener("visibilitychange", function () {
+      if (document.hidden) { if (socket && socket.readyState === 1) show("paused"); return; }
+      if (socket && socket.readyState === 1) show("live");
+      if (missed) { missed = false; changed(); }
+    });
+  }
+
+  // --- copy ---
+  document.querySelectorAll(".copy").forEach(function (box) {
+    if (!navigator.clipboard) return;
+    const button = document.createElement("button");
+    button.type = "button"; button.className = "plain"; button.textContent = "⧉";
+    button.setAttribute("aria-label", "copy");
+    button.addEventListener("click", async function () {
+      await navigator.clipboard.writeText(box.querySelector("pre").textContent);
+      button.textContent = "✓";
+      setTimeout(function () { button.textContent = "⧉"; }, 1500);
+    });
+    box.append(button);
+  });
+
+  // --- colours ---
+  const theme = document.getElementById("theme");
+  if (theme) {
+    const order = ["auto", "light", "dark"];
+    const now = function () { return document.documentElement.dataset.theme || "auto"; };
+    const say = function () { theme.textContent = theme.dataset[now()]; };
+    theme.hidden = false;
+    say();
+    theme.addEventListener("click", function () {
+      const next = order[(order.indexOf(now()) + 1) % 3];
+      if (next === "auto") delete document.documentElement.dataset.theme; else document.documentElement.dataset.theme = next;
+      try { localStorage.setItem("theme", next); } catch (error) { /* private windows forget it */ }
+      say();
+      document.dispatchEvent(new CustomEvent("servwatch:theme"));
+    });
+  }
+})();

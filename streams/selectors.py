@@ -1,0 +1,169 @@
+"""Reads of records for the API: ranges of any size in flat memory, and the newest."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import psycopg
+from django.db import connection
+from django.db.models import Max
+
+from channels.models import Latest
+
+SQL_FOLDER = Path(__file__).parent / "sql"
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+AHEAD = timedelta(hours=2)  # devices may be an hour ahead, and clocks differ
+FETCH_ROWS = 200  # rows that lie in memory at a time; a row has 256 KiB at most
+
+# A page is one query. It grows to MAX_PAGE_ROWS while records are small and shrinks when they are large, so that
+# neither thousands of queries nor a query that stays open for minutes comes of it.
+FIRST_PAGE_ROWS = 500
+MAX_PAGE_ROWS = 10_000
+PAGE_CHARACTERS = 4_000_000
+
+# How far below the newest record to look for the newest n: most often the first window has them all, and the
+# database then plans for one or two days only.
+NEWEST_WINDOWS = (timedelta(hours=1), timedelta(days=1), timedelta(days=8))
+
+
+@dataclass(frozen=True)
+class RecordFilter:
+    """Which records of a channel: low <= at < high, and where given of one tag, of these devices."""
+
+    channel_key: int
+    low: datetime
+    high: datetime
+    tag: str | None = None
+    device_keys: Sequence[int] | None = None
+
+
+class Position(NamedTuple):
+    """A place in the order of records."""
+
+    at: datetime
+    device_key: int
+    digest: int
+
+
+class RecordRow(NamedTuple):
+    """A record as stored. `value` is its JSON text, with all digits; `device_id` also of a deleted device."""
+
+    at: datetime
+    digest: int
+    device_key: int
+    device_id: str | None
+    tag: str | None
+    form: int
+    value: str
+
+    @property
+    def position(self) -> Position:
+        return Position(self.at, self.device_key, self.digest)
+
+
+def record_stream(
+    narrow: RecordFilter, *, descending: bool = False, after: Position | None = None, limit: int | None = None
+) -> Iterator[RecordRow]:
+    """The records by time, whatever their number: page by page, none of which holds a transaction open.
+
+    `after` goes on behind that record. What is stored meanwhile is seen when it lies ahead. Stopping early is
+    allowed and ends the query. Raises OperationalError when the database goes away on the way.
+    """
+    page_rows = FIRST_PAGE_ROWS
+    while True:
+        wanted = page_rows if limit is None else min(page_rows, limit)
+        count = characters = 0
+        row = None
+        for row in _page(narrow, descending=descending, after=after, limit=wanted):
+            count += 1
+            characters += len(row.value)
+            yield row
+        if limit is not None:
+            limit -= count
+        if row is None or count < wanted or limit == 0:
+            return
+        after = row.position
+        page_rows = max(10, min(page_rows * 4, PAGE_CHARACTERS * count // max(characters, 1), MAX_PAGE_ROWS))
+        _connection_lend()
+
+
+def records_newest(narrow: RecordFilter, *, limit: int) -> list[RecordRow]:
+    """The newest records of the filter, the newest first."""
+    newest = _newest_known(narrow)
+    rows: list[RecordRow] = []
+    for window in NEWEST_WINDOWS if newest else ():
+        low = max(narrow.low, newest - window) if newest else narrow.low
+        rows = list(islice(record_stream(replace(narrow, low=low), descending=True, limit=limit), limit))
+        if len(rows) >= limit or low == narrow.low:
+            return rows
+    return list(record_stream(narrow, descending=True, limit=limit))
+
+
+def _newest_known(narrow: RecordFilter) -> datetime | None:
+    """The time of the newest record, from the table of latest values: a hint where to look."""
+    latest = Latest.objects.filter(channel_key=narrow.channel_key, at__gte=narrow.low, at__lt=narrow.high)
+    if narrow.tag is not None:
+        latest = latest.filter(tag=narrow.tag)
+    if narrow.device_keys is not None:
+        latest = latest.filter(device_key__in=narrow.device_keys)
+    newest: datetime | None = latest.aggregate(newest=Max("at"))["newest"]
+    return newest
+
+
+def _page(
+    narrow: RecordFilter, *, descending: bool, after: Position | None, limit: int
+) -> Iterator[RecordRow]:
+    """One query, read in small portions: the driver would hold the whole answer otherwise."""
+    sql, values = _page_query(narrow, descending=descending, after=after, limit=limit)
+    with connection.cursor() as cursor, connection.wrap_database_errors:
+        driver = cast("psycopg.Cursor[Any]", cursor.cursor)
+        yield from map(RecordRow._make, driver.stream(sql, values, size=FETCH_ROWS))
+
+
+def _page_query(
+    narrow: RecordFilter, *, descending: bool, after: Position | None, limit: int
+) -> tuple[str, dict[str, Any]]:
+    values: dict[str, Any] = {
+        "channel_key": narrow.channel_key,
+        "low": narrow.low,
+        "high": narrow.high,
+        "limit": limit,
+    }
+    conditions = []
+    if narrow.tag is not None:
+        conditions.append("AND r.tag = %(tag)s")
+        values["tag"] = narrow.tag
+    if narrow.device_keys is not None:
+        one = len(narrow.device_keys) == 1  # by equality the key's own order serves
+        conditions.append("AND r.device_key = %(devices)s" if one else "AND r.device_key = ANY(%(devices)s)")
+        values["devices"] = narrow.device_keys[0] if one else list(narrow.device_keys)
+    if after is not None:
+        sign = "<" if descending else ">"
+        conditions.append(
+            f"AND (r.at, r.device_key, r.digest) {sign} (%(after_at)s, %(after_device)s, %(after_digest)s)"
+        )
+        values |= {"after_at": after.at, "after_device": after.device_key, "after_digest": after.digest}
+        # Said once more for the planner, which leaves out days by plain comparisons only.
+        if descending:
+            values["high"] = min(narrow.high, after.at + timedelta(microseconds=1))
+        else:
+            values["low"] = max(narrow.low, after.at)
+    text = _sql("record_stream").format(
+        narrow=" ".join(conditions), direction="DESC" if descending else "ASC"
+    )
+    return text, values
+
+
+@cache
+def _sql(name: str) -> str:
+    return (SQL_FOLDER / f"{name}.sql").read_text()
+
+
+def _connection_lend() -> None:
+    """Between pages, give a pooled connection back: a slow reader must not keep it from others."""
+    if connection.settings_dict["OPTIONS"].get("pool") and not connection.in_atomic_block:
+        connection.close()

@@ -74,9 +74,10 @@ _UNITS = {
     "_bytes_s": "B/s",
     "_bytes": "B",
     "_bits_s": "bit/s",
+    "s_s": "/s",  # reads_s, packets_s: a plural counted per second
+    "_s": "s",
     "_ms": "ms",
     "_us": "µs",
-    "_s": "s",
     "_c": "°C",
     "_celsius": "°C",
     "_rpm": "rpm",
@@ -85,10 +86,13 @@ _UNITS = {
     "_w": "W",
     "_v": "V",
 }
+_CPU_SHARES = frozenset({"user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "total"})
 
 
 def unit_of(path: str) -> str:
     """The unit that the ending of a key tells (`mem:used_bytes` is in B), or nothing; people can change it."""
     name = path.lower()
+    if name.startswith("cpu:") and name[4:] in _CPU_SHARES:
+        return "%"
     ending = max((ending for ending in _UNITS if name.endswith(ending)), key=len, default="")
     return _UNITS.get(ending, "")

@@ -88,7 +88,7 @@ def _clean(channel: Channel) -> None:
 
 
 def _streams_update(channel: Channel, rows: Sequence[Mapping[str, str]]) -> None:
-    """Set labels and units, in two queries however many there are."""
+    """Set labels and units, in few queries however many there are."""
     if not rows:
         return
     known = {stream.key: stream for stream in Stream.objects.filter(channel=channel)}
@@ -107,7 +107,7 @@ def _streams_update(channel: Channel, rows: Sequence[Mapping[str, str]]) -> None
             changed[stream.key] = stream
     for stream in changed.values():
         _clean_stream(stream)
-    Stream.objects.bulk_update(changed.values(), ["label", "unit"])
+    Stream.objects.bulk_update(changed.values(), ["label", "unit"], batch_size=500)
 
 
 def _clean_stream(stream: Stream) -> None:

@@ -233,5 +233,6 @@ def _online(query: QuerySet[Device], online: bool, *, now: datetime) -> QuerySet
     query = query.annotate(
         online_until=F("last_seen") + ExpressionWrapper(grace_s * second, output_field=DurationField())
     )
-    heard = Q(online_until__gte=now)
-    return query.filter(heard) if online else query.exclude(heard)
+    if online:
+        return query.filter(online_until__gte=now)
+    return query.filter(Q(online_until__lt=now) | Q(online_until=None))  # NULL, never heard, is neither

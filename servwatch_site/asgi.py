@@ -13,13 +13,13 @@ from django.core.asgi import get_asgi_application
 
 pages = get_asgi_application()  # sets Django up; what follows needs it
 
-from channels.auth import AuthMiddlewareStack  # noqa: E402
-from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
-from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
-from django.urls import path  # noqa: E402
+from channels.auth import AuthMiddlewareStack
+from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import AllowedHostsOriginValidator
+from django.urls import path
 
-from streams.consumers import LiveConsumer  # noqa: E402
-from streams.live import listen_for_ever  # noqa: E402
+from streams.consumers import LiveConsumer
+from streams.live import listen_for_ever
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

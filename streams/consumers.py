@@ -62,7 +62,9 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # Channel
         except (ValueError, RecursionError):
             return None
 
-    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None, **kwargs: Any) -> None:
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None, **kwargs: Any
+    ) -> None:
         await super().receive(text_data=text_data or "null", **kwargs)
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:

@@ -23,7 +23,7 @@ def option_text(request: Request, name: str, *, header: str = "", decode: bool =
     """The option's text. `decode`: the header is percent-encoded, as the query parameter always is."""
     given = request.headers.get(header, "").strip() if header else ""
     if given:
-        return _decoded(given, name=header) if decode else given
+        return _decoded(given, name=name) if decode else given
     given = request.query_params.get(name, "")
     if "\0" in given or "\ufffd" in given:  # U+FFFD is what is left of broken UTF-8
         raise option_error(name, _("not readable text"))

@@ -5,79 +5,144 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('tokens', '0001_initial'),
+        ("tokens", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Channel',
+            name="Channel",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('number', models.PositiveIntegerField()),
-                ('name', models.CharField(blank=True, max_length=64)),
-                ('retention_days', models.PositiveSmallIntegerField(default=90)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('deleted_at', models.DateTimeField(blank=True, null=True)),
-                ('config_version', models.BigIntegerField(db_index=True, default=0)),
-                ('account', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='channels', to='tokens.account')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("number", models.PositiveIntegerField()),
+                ("name", models.CharField(blank=True, max_length=64)),
+                ("retention_days", models.PositiveSmallIntegerField(default=90)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("deleted_at", models.DateTimeField(blank=True, null=True)),
+                ("config_version", models.BigIntegerField(db_index=True, default=0)),
+                (
+                    "account",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="channels",
+                        to="tokens.account",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Latest',
+            name="Latest",
             fields=[
-                ('pk', models.CompositePrimaryKey('device_key', 'channel_key', 'tag', 'shape', blank=True, editable=False, primary_key=True, serialize=False)),
-                ('device_key', models.BigIntegerField()),
-                ('channel_key', models.BigIntegerField()),
-                ('tag', models.CharField(default='', max_length=64)),
-                ('shape', models.IntegerField()),
-                ('at', models.DateTimeField()),
-                ('digest', models.BigIntegerField()),
-                ('form', models.SmallIntegerField()),
-                ('value', models.JSONField()),
+                (
+                    "pk",
+                    models.CompositePrimaryKey(
+                        "device_key",
+                        "channel_key",
+                        "tag",
+                        "shape",
+                        blank=True,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("device_key", models.BigIntegerField()),
+                ("channel_key", models.BigIntegerField()),
+                ("tag", models.CharField(default="", max_length=64)),
+                ("shape", models.IntegerField()),
+                ("at", models.DateTimeField()),
+                ("digest", models.BigIntegerField()),
+                ("form", models.SmallIntegerField()),
+                ("value", models.JSONField()),
             ],
             options={
-                'indexes': [models.Index(fields=['channel_key', '-at'], name='channels_latest_channel')],
+                "indexes": [models.Index(fields=["channel_key", "-at"], name="channels_latest_channel")],
             },
         ),
         migrations.CreateModel(
-            name='Stream',
+            name="Stream",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('key', models.CharField(max_length=1000)),
-                ('label', models.CharField(blank=True, max_length=128)),
-                ('unit', models.CharField(blank=True, max_length=32)),
-                ('type', models.CharField(choices=[('number', 'number'), ('string', 'text'), ('boolean', 'yes or no'), ('mixed', 'mixed')], max_length=8)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('channel', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='streams', to='channels.channel')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("key", models.CharField(max_length=1000)),
+                ("label", models.CharField(blank=True, max_length=128)),
+                ("unit", models.CharField(blank=True, max_length=32)),
+                (
+                    "type",
+                    models.CharField(
+                        choices=[
+                            ("number", "number"),
+                            ("string", "text"),
+                            ("boolean", "yes or no"),
+                            ("mixed", "mixed"),
+                        ],
+                        max_length=8,
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "channel",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="streams",
+                        to="channels.channel",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Tag',
+            name="Tag",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=64)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('channel', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='tags', to='channels.channel')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=64)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "channel",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="tags",
+                        to="channels.channel",
+                    ),
+                ),
             ],
         ),
         migrations.AddConstraint(
-            model_name='channel',
-            constraint=models.UniqueConstraint(condition=models.Q(('deleted_at', None)), fields=('account', 'number'), name='channels_number_unique'),
+            model_name="channel",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("deleted_at", None)),
+                fields=("account", "number"),
+                name="channels_number_unique",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='channel',
-            constraint=models.CheckConstraint(condition=models.Q(('retention_days__gte', 1), ('retention_days__lte', 3650)), name='channels_retention_range'),
+            model_name="channel",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("retention_days__gte", 1), ("retention_days__lte", 3650)),
+                name="channels_retention_range",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='stream',
-            constraint=models.UniqueConstraint(fields=('channel', 'key'), name='channels_stream_unique'),
+            model_name="stream",
+            constraint=models.UniqueConstraint(fields=("channel", "key"), name="channels_stream_unique"),
         ),
         migrations.AddConstraint(
-            model_name='tag',
-            constraint=models.UniqueConstraint(fields=('channel', 'name'), name='channels_tag_unique'),
+            model_name="tag",
+            constraint=models.UniqueConstraint(fields=("channel", "name"), name="channels_tag_unique"),
         ),
     ]

@@ -1,5 +1,6 @@
 """How values look on pages. Choosing what to show is the views' work."""
 
+from datetime import datetime
 from typing import Any
 
 from django import forms, template
@@ -48,6 +49,21 @@ def _rounded(value: float) -> str:
         return f"{value:.3g}"
     decimals = 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 2 if abs(value) >= 0.1 else 4
     return number_format(round(value, decimals), decimal_pos=decimals, use_l10n=True)
+
+
+@register.filter
+def ago(at: datetime, now: datetime) -> str:
+    """How long ago, in the largest unit that fits: "12 s ago", "5 min ago", "3 h ago", "2 days ago"."""
+    seconds = int((now - at).total_seconds())
+    if seconds < 2:
+        return _("now")
+    if seconds < 90:
+        return _("%(n)d s ago") % {"n": seconds}
+    if seconds < 5_400:
+        return _("%(n)d min ago") % {"n": round(seconds / 60)}
+    if seconds < 129_600:
+        return _("%(n)d h ago") % {"n": round(seconds / 3_600)}
+    return _("%(n)d days ago") % {"n": round(seconds / 86_400)}
 
 
 @register.filter

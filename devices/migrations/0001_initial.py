@@ -6,91 +6,173 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('channels', '0001_initial'),
-        ('tokens', '0001_initial'),
+        ("channels", "0001_initial"),
+        ("tokens", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='RefusalCount',
+            name="RefusalCount",
             fields=[
-                ('pk', models.CompositePrimaryKey('account_key', 'device_key', 'reason', 'writer', blank=True, editable=False, primary_key=True, serialize=False)),
-                ('account_key', models.BigIntegerField()),
-                ('device_key', models.BigIntegerField()),
-                ('reason', models.CharField(max_length=32)),
-                ('writer', models.CharField(max_length=32)),
-                ('count', models.BigIntegerField(default=0)),
+                (
+                    "pk",
+                    models.CompositePrimaryKey(
+                        "account_key",
+                        "device_key",
+                        "reason",
+                        "writer",
+                        blank=True,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("account_key", models.BigIntegerField()),
+                ("device_key", models.BigIntegerField()),
+                ("reason", models.CharField(max_length=32)),
+                ("writer", models.CharField(max_length=32)),
+                ("count", models.BigIntegerField(default=0)),
             ],
         ),
         migrations.CreateModel(
-            name='RefusedSignIn',
+            name="RefusedSignIn",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('client_id', models.CharField(blank=True, max_length=256)),
-                ('address', models.CharField(max_length=64)),
-                ('reason', models.CharField(max_length=128)),
-                ('at', models.DateTimeField(db_index=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("client_id", models.CharField(blank=True, max_length=256)),
+                ("address", models.CharField(max_length=64)),
+                ("reason", models.CharField(max_length=128)),
+                ("at", models.DateTimeField(db_index=True)),
             ],
         ),
         migrations.CreateModel(
-            name='DeviceTraffic',
+            name="DeviceTraffic",
             fields=[
-                ('pk', models.CompositePrimaryKey('device_key', 'writer', blank=True, editable=False, primary_key=True, serialize=False)),
-                ('device_key', models.BigIntegerField()),
-                ('writer', models.CharField(max_length=32)),
-                ('received', models.BigIntegerField(default=0)),
-                ('stored', models.BigIntegerField(default=0)),
-                ('duplicate', models.BigIntegerField(default=0)),
-                ('refused', models.BigIntegerField(default=0)),
-                ('limited', models.BigIntegerField(default=0)),
-                ('last_seen', models.DateTimeField(null=True)),
-                ('usual_interval_s', models.FloatField(null=True)),
+                (
+                    "pk",
+                    models.CompositePrimaryKey(
+                        "device_key", "writer", blank=True, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("device_key", models.BigIntegerField()),
+                ("writer", models.CharField(max_length=32)),
+                ("received", models.BigIntegerField(default=0)),
+                ("stored", models.BigIntegerField(default=0)),
+                ("duplicate", models.BigIntegerField(default=0)),
+                ("refused", models.BigIntegerField(default=0)),
+                ("limited", models.BigIntegerField(default=0)),
+                ("last_seen", models.DateTimeField(null=True)),
+                ("usual_interval_s", models.FloatField(null=True)),
             ],
             options={
-                'constraints': [models.CheckConstraint(condition=models.Q(('received', django.db.models.expressions.CombinedExpression(django.db.models.expressions.CombinedExpression(django.db.models.expressions.CombinedExpression(models.F('stored'), '+', models.F('duplicate')), '+', models.F('refused')), '+', models.F('limited')))), name='devices_traffic_adds_up')],
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            (
+                                "received",
+                                django.db.models.expressions.CombinedExpression(
+                                    django.db.models.expressions.CombinedExpression(
+                                        django.db.models.expressions.CombinedExpression(
+                                            models.F("stored"), "+", models.F("duplicate")
+                                        ),
+                                        "+",
+                                        models.F("refused"),
+                                    ),
+                                    "+",
+                                    models.F("limited"),
+                                ),
+                            )
+                        ),
+                        name="devices_traffic_adds_up",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Device',
+            name="Device",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('device_id', models.CharField(max_length=64)),
-                ('description', models.CharField(blank=True, max_length=256)),
-                ('enabled', models.BooleanField(default=False)),
-                ('pending', models.BooleanField(default=False)),
-                ('device_type', models.CharField(blank=True, max_length=64)),
-                ('location', models.CharField(blank=True, max_length=128)),
-                ('manufacturer', models.CharField(blank=True, max_length=64)),
-                ('replay_when_mapped', models.BooleanField(default=False)),
-                ('state', models.JSONField(blank=True, null=True)),
-                ('activate_at', models.DateTimeField(blank=True, null=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('deleted_at', models.DateTimeField(blank=True, null=True)),
-                ('config_version', models.BigIntegerField(db_index=True, default=0)),
-                ('account', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='devices', to='tokens.account')),
-                ('channel', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='devices', to='channels.channel')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("device_id", models.CharField(max_length=64)),
+                ("description", models.CharField(blank=True, max_length=256)),
+                ("enabled", models.BooleanField(default=False)),
+                ("pending", models.BooleanField(default=False)),
+                ("device_type", models.CharField(blank=True, max_length=64)),
+                ("location", models.CharField(blank=True, max_length=128)),
+                ("manufacturer", models.CharField(blank=True, max_length=64)),
+                ("replay_when_mapped", models.BooleanField(default=False)),
+                ("state", models.JSONField(blank=True, null=True)),
+                ("activate_at", models.DateTimeField(blank=True, null=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("deleted_at", models.DateTimeField(blank=True, null=True)),
+                ("config_version", models.BigIntegerField(db_index=True, default=0)),
+                (
+                    "account",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="devices",
+                        to="tokens.account",
+                    ),
+                ),
+                (
+                    "channel",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="devices",
+                        to="channels.channel",
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(condition=models.Q(('deleted_at', None)), fields=('account', 'device_id'), name='devices_id_unique')],
+                "constraints": [
+                    models.UniqueConstraint(
+                        condition=models.Q(("deleted_at", None)),
+                        fields=("account", "device_id"),
+                        name="devices_id_unique",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='UnknownDevice',
+            name="UnknownDevice",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('device_id', models.CharField(max_length=64)),
-                ('reason', models.CharField(max_length=32)),
-                ('attempts', models.BigIntegerField(default=0)),
-                ('first_at', models.DateTimeField()),
-                ('last_at', models.DateTimeField()),
-                ('account', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='unknown_devices', to='tokens.account')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("device_id", models.CharField(max_length=64)),
+                ("reason", models.CharField(max_length=32)),
+                ("attempts", models.BigIntegerField(default=0)),
+                ("first_at", models.DateTimeField()),
+                ("last_at", models.DateTimeField()),
+                (
+                    "account",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="unknown_devices",
+                        to="tokens.account",
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('account', 'device_id'), name='devices_unknown_unique')],
+                "constraints": [
+                    models.UniqueConstraint(fields=("account", "device_id"), name="devices_unknown_unique")
+                ],
             },
         ),
     ]

@@ -5,6 +5,7 @@ import signal
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from servwatch_site.embedded.supervisor import Child
 
 ROOT = Path(__file__).resolve().parents[2]
 LISTENING = re.compile(r"Connected to the broker")
-NO_DEFAULT_ALARM = re.compile(r"\b(FATAL|PANIC)\b")
+DATABASE_ALARM = re.compile(r"\b(FATAL|PANIC)\b")  # an ERROR is a failed statement: its sender reports it
+# Mosquitto warns that it runs as root at every start; it does so without root's powers.
+BROKER_ALARM = re.compile(r"\b(WARNING|ERROR|CRITICAL|Error)\b|Warning(?!: Mosquitto should not be run)")
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,11 @@ class Installation:
     own_broker: bool
 
 
-def database(installation: Installation) -> Child:
+def database(installation: Installation, *, say: Callable[[str], None]) -> Child:
     server = Postgres(installation.data_dir)
 
     def command() -> list[str]:
-        server.prepare(say=print)
+        server.prepare(say=say)  # also after a crash: the helpers of the dead server must be gone
         return server.command()
 
     return Child(
@@ -44,7 +47,7 @@ def database(installation: Installation) -> Child:
         is_ready=server.is_ready,
         stop_signal=signal.SIGINT,
         hard_signal=signal.SIGQUIT,
-        alarming=NO_DEFAULT_ALARM,
+        alarming=DATABASE_ALARM,
         ended_as_leftover=False,
     )
 
@@ -54,6 +57,7 @@ def broker(installation: Installation) -> Child:
         name="broker",
         command=lambda: _manage("mqtt_broker"),
         is_ready=lambda _pid: answers(installation.mqtt_host, installation.mqtt_port),
+        alarming=BROKER_ALARM,
         cwd=ROOT,
     )
 

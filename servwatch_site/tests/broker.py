@@ -79,7 +79,9 @@ class MqttClient:
         self.received: list[tuple[str, bytes]] = []
         self.granted: list[int] = []
         self.refused: str | None = None
-        self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTProtocolVersion(version))
+        self._client = paho.Client(
+            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTProtocolVersion(version)
+        )
         self._client.username_pw_set(user, password)
         self._client.max_inflight_messages_set(200)
         self._client.on_connect = self._connected

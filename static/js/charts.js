@@ -150,7 +150,7 @@
       focus: { alpha: 0.35 },
       scales: { x: { time: true }, y: { range: range(chart) } },
       tzDate: function (seconds) { return uPlot.tzDate(new Date(seconds * 1000), zone); },
-      axes: [Object.assign({}, axis, { values: ticks }), Object.assign({}, axis, { size: 68, values: function (_, values) { return values.map(function (value) { return shown(value, chart.unit === "B" || chart.unit === "B/s" ? chart.unit : ""); }); } })],
+      axes: [Object.assign({}, axis, { values: ticks }), Object.assign({}, axis, { size: 84, values: function (_, values) { return values.map(function (value) { return shown(value, chart.unit === "B" || chart.unit === "B/s" ? chart.unit : ""); }); } })],
       hooks: { setSelect: [function (plot) { chosen(plot); }], ready: [function (plot) { keys(plot, chart); }] },
     };
   }

@@ -56,7 +56,9 @@ class ChartTest(StreetTestCase):
         assert set(got.series["n"].min) == {1.0}
 
     def test_it_takes_what_is_a_number_and_leaves_out_the_rest(self) -> None:
-        self.send_series(['{"v":1}', '{"v":"text"}', '{"v":true}', '{"v":[1]}', "7", '{"value":8}', '{"a:b":9}'])
+        self.send_series(
+            ['{"v":1}', '{"v":"text"}', '{"v":true}', '{"v":[1]}', "7", '{"value":8}', '{"a:b":9}']
+        )
         keys = ["v", "value", "a\\:b"]
         end = self.begin + timedelta(hours=1)
         got = chart(Source.device(self.web1.pk), keys, start=self.begin, end=end)

@@ -16,7 +16,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from devices.broker import BrokerLogin, broker_accounts
-from servwatch_site.embedded.broker_accounts import write_accounts
+from servwatch_site.embedded.broker_accounts import problem, write_accounts
 from servwatch_site.embedded.errors import EmbeddedError
 from servwatch_site.embedded.mosquitto import Broker, Listener
 from servwatch_site.embedded.mosquitto_programs import find_broker
@@ -60,6 +60,8 @@ class Command(BaseCommand):
         )
         while not accounts.follow() and not stop.wait(LOOK_EVERY_S):
             pass  # without accounts there is nobody to let in: wait for the database
+        if stop.is_set():
+            return
         try:
             broker.start(say=self.stdout.write, should_stop=stop.is_set)
             while not stop.wait(LOOK_EVERY_S):
@@ -78,7 +80,8 @@ class Command(BaseCommand):
                 _reload(pid_file)
 
         accounts = _Accounts(write, warn=self.stderr.write)
-        accounts.follow()
+        if accounts.follow():
+            _reload(pid_file)  # also what an earlier run wrote and could not tell
         while not stop.wait(1.0):  # a reload a second at most
             accounts.follow()
 
@@ -97,7 +100,7 @@ class _Accounts:
         try:
             version = config_version()
             if version != self._version:
-                self._write(broker_accounts())
+                self._write([login for login in broker_accounts() if self._is_usable(login)])
                 self._version = version
         except DatabaseError:
             connection.close()
@@ -107,6 +110,13 @@ class _Accounts:
             return self._version >= 0
         self._warned = False
         return True
+
+    def _is_usable(self, login: BrokerLogin) -> bool:
+        """One entry that cannot stand in the files must not keep the revocation of another from working."""
+        found = problem(login)
+        if found is not None:
+            self._warn(f"ERROR: {found} It is left out.")
+        return found is None
 
 
 def _reload(pid_file: Path) -> None:

@@ -1,6 +1,7 @@
 """`manage.py run`: everything on this machine, on embedded defaults, until Ctrl-C. `make run` calls it."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
+from django.db import Error as DatabaseError
 from django.db import connection
 
 from servwatch_site.embedded import parts, ports
@@ -21,6 +23,8 @@ from servwatch_site.embedded.parts import Installation
 from servwatch_site.embedded.supervisor import Supervisor
 from servwatch_site.first_run import FirstRun, prepare
 from servwatch_site.loop import StopFlag
+
+READY_PATIENCE_S = 60.0
 
 
 class Command(BaseCommand):
@@ -37,17 +41,19 @@ class Command(BaseCommand):
             own_database=not os.environ.get("DATABASE_URL"),
             own_broker=not os.environ.get("MQTT_URL"),
         )
-        os.environ["SERVWATCH_DATA_DIR"] = str(installation.data_dir)
-        os.umask(0o077)
+        _set_environment(installation)
         try:
             with held(installation.data_dir):
                 self._run(installation)
         except EmbeddedError as error:
-            raise CommandError(str(error)) from None
+            self.stderr.write(str(error))
+            sys.exit(1)
 
     def _run(self, installation: Installation) -> None:
         console = Console(sys.stdout)
         stop = StopFlag().install()
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored under nohup, and stays so
+            signal.signal(signal.SIGHUP, lambda _number, _frame: stop.set())
         supervisor = Supervisor(installation.data_dir, console, stop)
         supervisor.end_leftovers()
         _check_ports(installation)
@@ -61,20 +67,18 @@ class Command(BaseCommand):
 
     def _start(self, installation: Installation, supervisor: Supervisor, console: Console) -> bool:
         """Everything in its order; false when a stop came first."""
-        if installation.own_broker:
-            find_broker(
-                installation.data_dir, say=console.say
-            )  # a missing one is said before anything starts
+        if installation.own_broker:  # a missing one is said before anything starts
+            find_broker(installation.data_dir, say=console.say)
         console.say("Starting.")
-        if installation.own_database and not supervisor.start_stage([parts.database(installation)]):
+        database = parts.database(installation, say=console.say)
+        if installation.own_database and not supervisor.start_stage([database]):
             return False
-        call_command("migrate", verbosity=0)
         call_command("collectstatic", verbosity=0, interactive=False)
         run = _prepare(installation)
-        connection.close()
         if installation.own_broker and not supervisor.start_stage([parts.broker(installation)]):
             return False
-        if not supervisor.start_stage([parts.listener(), parts.worker(), parts.web(installation)]):
+        services = [parts.listener(), parts.worker(), parts.web(installation)]
+        if not supervisor.start_stage(services, patience_s=READY_PATIENCE_S):
             return False
         if not supervisor.start_stage([parts.agent(installation)]):
             return False
@@ -82,7 +86,21 @@ class Command(BaseCommand):
         return True
 
 
+def _set_environment(installation: Installation) -> None:
+    """For this process and all children."""
+    os.umask(0o077)
+    os.environ["SERVWATCH_DATA_DIR"] = str(installation.data_dir)
+    if not installation.own_database:
+        return
+    for name in [name for name in os.environ if name.startswith("PG") and name.isalpha()]:
+        del os.environ[name]  # PGPORT and the like would lead past our own server
+
+
 def _check_ports(installation: Installation) -> None:
+    if installation.own_broker and installation.http_port == installation.mqtt_port:
+        raise EmbeddedError(
+            f"SERVWATCH_HTTP_PORT and SERVWATCH_MQTT_PORT are both {installation.http_port}; they must differ."
+        )
     ports.check_free(
         host=installation.http_host,
         port=installation.http_port,
@@ -101,13 +119,22 @@ def _check_ports(installation: Installation) -> None:
 
 
 def _prepare(installation: Installation) -> FirstRun:
+    """Bring the database up to date and make the first account."""
     broker = urlsplit(settings.MQTT_URL)
-    return prepare(
-        base_url=settings.BASE_URL,
-        mqtt_host=broker.hostname or installation.mqtt_host,
-        mqtt_port=broker.port or installation.mqtt_port,
-        data_dir=installation.data_dir,
-    )
+    try:
+        call_command("migrate", verbosity=0, interactive=False)
+        return prepare(
+            base_url=settings.BASE_URL,
+            mqtt_host=broker.hostname or installation.mqtt_host,
+            mqtt_port=broker.port or installation.mqtt_port,
+            data_dir=installation.data_dir,
+        )
+    except DatabaseError as error:
+        log = installation.data_dir / "log" / "postgres.log"
+        hint = f"{log} may say more" if installation.own_database else "Start it, or correct DATABASE_URL"
+        raise EmbeddedError(f"The database cannot be prepared: {str(error).strip()}. {hint}.") from error
+    finally:
+        connection.close()
 
 
 def _publisher(data_dir: Path) -> str:

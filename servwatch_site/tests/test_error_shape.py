@@ -1,0 +1,219 @@
+"""Every address of the API answers its errors in one shape (contract, section 2)."""
+
+import re
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from django.db import OperationalError
+from django.http import Http404, HttpRequest
+from django.test import RequestFactory, override_settings
+from rest_framework import exceptions
+
+from servwatch_site import api_errors, urls_v2
+from servwatch_site.api_parsing import MAX_BODY_BYTES
+from servwatch_site.errors import HTTP_STATUS, Code
+from servwatch_site.tests.api import ApiTestCase
+
+SAMPLES = {"device_id": "web-1", "channel_id": "0"}
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
+
+
+def paths() -> list[str]:
+    """A sample of every route under /v2, with and without its slash."""
+    found = []
+    for route in urls_v2.urlpatterns:
+        text = str(route.pattern).removeprefix("^").removesuffix(r"/?\Z")
+        path = re.sub(r"\(\?P<(\w+)>[^)]*\)", lambda match: SAMPLES[match[1]], text)
+        found += [f"/v2/{path}", f"/v2/{path}/"] if path else ["/v2/nothing", "/v2/"]
+    return found
+
+
+class RouteWalkTest(ApiTestCase):
+    def test_there_are_routes_to_walk(self) -> None:
+        assert len(paths()) >= 14
+
+    def test_an_unknown_method_is_405_with_allow_in_shape(self) -> None:
+        for path in paths():
+            allowed = self.call("OPTIONS", path).get("Allow", "").split(", ")
+            for method in METHODS:
+                if method in allowed:
+                    continue
+                answer = self.call(method, path)
+                if allowed == [""]:
+                    assert answer.status_code == 404, (method, path)
+                    continue
+                assert answer.status_code == 405, (method, path)
+                assert answer["Allow"].split(", ") == allowed
+                if method != "HEAD":
+                    self.assert_error(answer, 405, "METHOD_NOT_ALLOWED")
+
+    def test_without_or_with_a_wrong_token_it_is_401_in_shape(self) -> None:
+        for path in paths():
+            for method in self.call("OPTIONS", path).get("Allow", "").split(", "):
+                if method in ("", "OPTIONS", "HEAD"):
+                    continue
+                for token in ("", "wrong"):
+                    self.assert_error(self.call(method, path, {}, token=token), 401, "AUTH_REQUIRED")
+
+    def test_head_answers_as_get_without_a_body(self) -> None:
+        for path in paths():
+            get, head = self.call("GET", path), self.call("HEAD", path)
+            assert (head.status_code, head.content) == (get.status_code, b""), path
+            assert head["Content-Type"] == get["Content-Type"] == "application/json"
+
+    def test_options_answers_the_methods_without_a_token(self) -> None:
+        for path in paths():
+            answer = self.call("OPTIONS", path, token="")
+            if answer.status_code == 404:
+                self.assert_error(answer, 404, "NOT_FOUND")
+            else:
+                assert (answer.status_code, answer.content) == (204, b"")
+                assert {"GET", "HEAD", "OPTIONS"} <= set(answer["Allow"].split(", "))
+
+    def test_bodies_that_are_no_json_are_refused_in_shape(self) -> None:
+        bad = (
+            b"{",
+            b"a=1",
+            b"\xff",
+            b"NaN",
+            b'{"a":Infinity}',
+            b'\xef\xbb\xbf{"a":1}',
+            "{}".encode("utf-16"),
+        )
+        for path in paths():
+            allowed = self.call("OPTIONS", path).get("Allow", "")
+            for method in ("POST", "PUT"):
+                if method not in allowed or path.strip("/") == "v2/device":
+                    continue
+                target = path.replace("web-1", "fresh").replace("/0", "/99") if method == "POST" else path
+                for body in bad:
+                    self.assert_error(self.call(method, target, body), 400, "BAD_JSON_FORMAT")
+                self.assert_error(self.call(method, target, b"[]"), 400, "INVALID_VALUE")
+                large = b" " * MAX_BODY_BYTES + b"{}"
+                self.assert_error(self.call(method, target, large), 413, "PAYLOAD_TOO_LARGE")
+
+    def test_a_database_that_is_away_is_503_in_shape(self) -> None:
+        for path in paths():
+            with (
+                patch("tokens.api_auth.api_token_find", side_effect=OperationalError("connection refused")),
+                self.assertLogs("servwatch_site.api_errors", "ERROR") as log,
+            ):
+                answer = self.call("GET", path)
+                api_errors.logger.error("so that a 404 without a look at the database has a line too")
+            if answer.status_code != 404:
+                self.assert_error(answer, 503, "STORAGE_UNAVAILABLE")
+                assert int(answer["Retry-After"]) >= 1
+                assert b"refused" not in answer.content and "connection refused" in log.output[0]
+
+    def test_a_fault_of_ours_is_500_with_an_id_that_is_in_the_log(self) -> None:
+        for path in ("/v2/device", "/v2/user", "/v2/stream/0?end=last"):
+            with (
+                patch("tokens.api_auth.api_token_find", side_effect=ZeroDivisionError("secret")),
+                self.assertLogs("servwatch_site.api_errors", "ERROR") as log,
+            ):
+                answer = self.call("GET", path)
+            body = self.assert_error(answer, 500, "INTERNAL_ERROR")
+            number = re.search(r"[0-9a-f]{12}", body["message"])
+            assert number is not None and number[0] in log.output[0]
+            assert "secret" not in body["message"] and "ZeroDivisionError: secret" in log.output[0]
+
+    def test_a_chunked_body_is_read(self) -> None:
+        """Without a length in its head, as it is sent chunk by chunk."""
+        request: dict[str, Any] = {"CONTENT_LENGTH": ""}
+        for body, status in ((b'{"location": "x"}', 200), (b"{", 400), (b"", 400), (b" " * 2**21, 413)):
+            answer = self.client.generic(
+                "PUT", "/v2/device/web-1", body, headers={"X-APITOKEN": self.api_token}, **request
+            )
+            assert answer.status_code == status
+        answer = self.client.generic(
+            "POST", "/v2/device/chunked", b"", headers={"X-APITOKEN": self.api_token}, **request
+        )
+        assert answer.status_code == 201
+
+    def test_a_body_of_just_the_largest_size_is_read(self) -> None:
+        body = b'{"location": "x"}'.ljust(MAX_BODY_BYTES)
+        assert self.call("PUT", "/v2/device/web-1", body).status_code == 200
+
+    def test_content_type_and_accept_do_not_matter(self) -> None:
+        for content_type in (
+            "",
+            "text/plain",
+            "application/json; charset=latin-1",
+            "multipart/form-data",
+            "x",
+        ):
+            answer = self.client.generic(
+                "PUT",
+                "/v2/device/web-1",
+                b'{"location": "x"}',
+                content_type=content_type,
+                headers={"X-APITOKEN": self.api_token, "Accept": "text/html"},
+            )
+            assert answer.status_code == 200
+            assert answer["Content-Type"] == "application/json"
+
+    def test_answers_are_not_to_be_kept(self) -> None:
+        assert self.call("GET", "/v2/user")["Cache-Control"] == "no-store"
+
+
+class AroundTheViewsTest(ApiTestCase):
+    def test_paths_nobody_knows(self) -> None:
+        for path in (
+            "/v2/nothing",
+            "/v2/device/a/b",
+            "/v2/",
+            "/v2",
+            "/v2/stream",
+            "/v2/user%0A",
+            "/v2//user",
+        ):
+            for method in ("GET", "POST", "DELETE"):
+                self.assert_error(self.call(method, path), 404, "NOT_FOUND")
+        page = self.call("GET", "/nothing-here")
+        assert page.status_code == 404 and page["Content-Type"].startswith("text/html")
+
+    @override_settings(ALLOWED_HOSTS=["other.example.org"])
+    def test_a_wrong_host_is_refused_in_shape(self) -> None:
+        with self.assertLogs("django.security.DisallowedHost", "ERROR"):
+            self.assert_error(self.call("GET", "/v2/user"), 400, "INVALID_VALUE")
+
+    def test_a_database_that_is_away_before_the_view_is_503(self) -> None:
+        self.client.raise_request_exception = False
+        path = "django.contrib.sessions.middleware.SessionMiddleware.process_request"
+        with patch(path, side_effect=OperationalError("connection refused")):
+            answer = self.call("GET", "/v2/user")
+            page = self.call("GET", "/accounts/login/")
+        self.assert_error(answer, 503, "STORAGE_UNAVAILABLE")
+        assert page.status_code == 500 and page["Content-Type"].startswith("text/html")
+
+    def test_the_connector_paths_answer_in_shape_too(self) -> None:
+        for path in ("/post/", "/post_v1/", "/post_v2/", "/post_v2", "/v2"):
+            assert api_errors.is_api_path(path)
+        for path in ("/", "/v20/x", "/posting", "/channels/v2/", ""):
+            assert not api_errors.is_api_path(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (exceptions.Throttled(wait=0.2), Code.TOO_MANY_REQUESTS),
+        (exceptions.NotAuthenticated(), Code.AUTH_REQUIRED),
+        (exceptions.PermissionDenied(), Code.FORBIDDEN),
+        (exceptions.NotFound(), Code.NOT_FOUND),
+        (Http404(), Code.NOT_FOUND),
+        (exceptions.ParseError(), Code.BAD_JSON_FORMAT),
+        (exceptions.MethodNotAllowed("PUT"), Code.METHOD_NOT_ALLOWED),
+    ],
+)
+def test_other_libraries_errors_become_ours(error: Exception, code: Code) -> None:
+    request: HttpRequest = RequestFactory().get("/v2/user")
+    answer = api_errors.exception_handler(error, {"request": request})
+    assert answer.status_code == HTTP_STATUS[code]
+    assert answer.data["error"] == code
+    if code is Code.TOO_MANY_REQUESTS:
+        assert answer["Retry-After"] == "1"
+
+
+def test_every_code_has_a_status() -> None:
+    assert set(HTTP_STATUS) == set(Code)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -75,12 +76,13 @@ def measure(
     rate = write(connection, data)
     connection.execute("ANALYZE r")
     span = {"begin": BEGIN, "mid": BEGIN + timedelta(days=1, hours=12), "end": BEGIN + timedelta(days=3)}
-    times = {
-        name: median_ms(lambda sql=sql: connection.execute(sql, span).fetchall())
-        for name, sql in READS.items()
-    }  # type: ignore[misc]
-    size = connection.execute("SELECT sum(pg_indexes_size(i.inhrelid)) FROM pg_inherits i").fetchone()[0]  # type: ignore[index]
+    times = {name: median_ms(partial(read_all, connection, sql, span)) for name, sql in READS.items()}
+    size = connection.execute("SELECT sum(pg_indexes_size(i.inhrelid)) FROM pg_inherits i").fetchone()[0]
     return rate, times, float(size) / len(data)
+
+
+def read_all(connection: psycopg.Connection[Any], sql: str, span: dict[str, datetime]) -> list[Any]:
+    return connection.execute(sql, span).fetchall()
 
 
 def median_ms(read: Callable[[], Any]) -> float:

@@ -21,6 +21,8 @@ def account_page(view: View) -> View:
     @login_required
     @wraps(view)
     def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if any("\0" in str(part) for part in kwargs.values()):
+            raise Http404
         if account_or_none(request) is None:
             return render(request, "console/no_account.html", status=403)
         try:
@@ -43,6 +45,11 @@ def account_of(request: HttpRequest) -> Account:
     if account is None:
         raise Http404
     return account
+
+
+def query_text(request: HttpRequest, name: str) -> str:
+    """A parameter of the address, without the one character that no database takes."""
+    return str(request.GET.get(name, "")).replace("\0", "")
 
 
 def say_error(request: HttpRequest, error: ServwatchError) -> None:

@@ -14,7 +14,7 @@ from django.utils.translation import ngettext
 from django.views.decorators.http import require_GET, require_POST
 
 from channels.selectors import channel_list, latest_of_devices
-from console.access import account_of, account_page
+from console.access import account_of, account_page, query_text
 from console.forms import InboxForm
 from console.gauges import GAUGES, gauge_of
 from devices.models import Device
@@ -43,7 +43,7 @@ STATUSES = {
 def fleet(request: HttpRequest) -> HttpResponse:
     account = account_of(request)
     now = timezone.now()
-    search, status, sort = (request.GET.get(name, "") for name in ("q", "status", "sort"))
+    search, status, sort = (query_text(request, name) for name in ("q", "status", "sort"))
     sort = sort if sort in SORTS else "id"
     page = Paginator(_query(request, search, status, sort), PAGE_ROWS).get_page(request.GET.get("page"))
     rows = device_rows_now(list(page.object_list), now=now)
@@ -81,7 +81,7 @@ def _query(request: HttpRequest, search: str, status: str, sort: str) -> QuerySe
 def fleet_sparklines(request: HttpRequest) -> JsonResponse:
     """The last hour of the gauges of these devices, for drawing after the page is there."""
     now = timezone.now()
-    ids = request.GET.getlist("id")[:PAGE_ROWS]
+    ids = [device_id for device_id in request.GET.getlist("id")[:PAGE_ROWS] if device_id.isprintable()]
     devices = Device.objects.filter(account=account_of(request), deleted_at=None, device_id__in=ids)
     keys = {device.pk: device.device_id for device in devices}
     paths = [path for gauge in GAUGES for path in gauge.paths]

@@ -7,7 +7,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
-from console.access import account_of, account_page
+from console.access import account_of, account_page, query_text
 from devices.models import Device
 from devices.selectors import device_get_for_account, refusals_by_reason, refused_sign_ins, unknown_devices
 from streams.refused import refused_delete, refused_list, refused_replay
@@ -19,7 +19,7 @@ PAGE_ROWS = 50
 @account_page
 def refused(request: HttpRequest) -> HttpResponse:
     account = account_of(request)
-    reason, device_id = request.GET.get("reason", ""), request.GET.get("device", "")
+    reason, device_id = query_text(request, "reason"), query_text(request, "device")
     device: Device | None = device_get_for_account(account, device_id) if device_id else None
     before = request.GET.get("before", "")
     rows = refused_list(

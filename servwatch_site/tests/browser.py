@@ -48,7 +48,14 @@ class WebProcess:
         return self
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "uvicorn", "servwatch_site.asgi:application", "--port", str(self.port)]
+        command = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "servwatch_site.asgi:application",
+            "--port",
+            str(self.port),
+        ]
         self._process = subprocess.Popen(
             [*command, "--no-access-log", "--log-level", "warning", "--timeout-graceful-shutdown", "2"],
             cwd=ROOT,

@@ -17,7 +17,7 @@ def record_add(
 ) -> None:
     """Store a record, and note it as the latest. `value` is a Python value, or JSON text as bytes."""
     text = value.decode() if isinstance(value, bytes) else json.dumps(value)
-    row = [device.pk, channel.pk, at, digest_of(tag, text.encode()), form]
+    row: list[Any] = [device.pk, channel.pk, at, digest_of(tag, text.encode()), form]
     with connection.cursor() as cursor:
         if storage_kind(cursor) is Kind.PARTITIONS:
             partitions_create(cursor, [at.astimezone(UTC).date()])

@@ -1,0 +1,328 @@
+"""Every page: works, rejects bad input, is a 404 for strangers, and asks no more of the database when lists grow."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from channels.models import Channel, Stream
+from console.ranges import range_parse
+from console.sign_in import sign_in_url, user_from_link
+from console.views.refused import payload_text
+from devices.models import Device, UnknownDevice
+from devices.services import device_create, device_update
+from servwatch_site.tests.cast import NOW
+from servwatch_site.tests.street import StreetTestCase
+from streams.models import RefusedMessage
+from tokens.models import ApiToken
+from tokens.selectors import device_token_reveal
+from tokens.services import account_update
+
+PAGES = (
+    "/",
+    "/add-a-server/",
+    "/new-device/",
+    "/devices/web-1/",
+    "/devices/web-1/edit/",
+    "/channels/",
+    "/channels/0/",
+    "/new-channel/",
+    "/refused/",
+    "/account/",
+)
+
+
+class ConsoleTestCase(StreetTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.client.force_login(self.alice, backend="allauth.account.auth_backends.AuthenticationBackend")
+
+    def text(self, path: str, *, status: int = 200) -> str:
+        answer = self.client.get(path)
+        assert answer.status_code == status, (path, answer.status_code)
+        return answer.content.decode()
+
+    def queries(self, path: str) -> int:
+        with CaptureQueriesContext(connection) as captured:
+            self.text(path)
+        return len(captured)
+
+    def post(self, path: str, data: Mapping[str, object]) -> str:
+        answer = self.client.post(path, data, follow=True)
+        assert answer.status_code == 200, answer.status_code
+        return answer.content.decode()
+
+
+class EveryPageTest(ConsoleTestCase):
+    def test_every_page_opens_with_and_without_data(self) -> None:
+        for path in PAGES:
+            self.text(path)
+        self.send(
+            "json/web-1", '{"cpu":{"total":12.5},"up":true,"host":"<b>x</b>","mem":{"used_bytes":4096}}'
+        )
+        self.send("state/web-1", "fw=1.2")
+        self.send("json/web-1", "{")
+        for path in PAGES:
+            self.text(path)
+
+    def test_every_page_asks_for_a_sign_in(self) -> None:
+        self.client.logout()
+        for path in PAGES:
+            answer = self.client.get(path)
+            assert answer.status_code == 302, path
+            assert answer["Location"].startswith("/accounts/login/")
+
+    def test_another_accounts_objects_do_not_exist(self) -> None:
+        self.client.force_login(self.mallory, backend="allauth.account.auth_backends.AuthenticationBackend")
+        for path in ("/devices/web-1/", "/devices/web-1/edit/", "/devices/web-1/chart.json", "/channels/0/"):
+            self.text(path, status=404)
+        for path in ("/devices/web-1/delete/", "/channels/0/delete/", "/channels/0/edit/"):
+            assert self.client.post(path).status_code == 404, path
+        assert "web-1" not in self.text("/")
+        assert self.client.get("/fleet/sparklines.json?id=web-1").json() == {}
+        assert Device.objects.filter(deleted_at=None).count() == 2
+
+    def test_pages_allow_no_inline_script_and_no_other_host(self) -> None:
+        answer = self.client.get("/devices/web-1/")
+        assert "script-src 'self'" in answer["Content-Security-Policy"]
+        html = answer.content.decode()
+        assert "http://" not in html and "https://" not in html
+        assert " style=" not in html and " onclick=" not in html
+        assert html.count("<script>") == 0
+
+    def test_an_unknown_address_is_a_page_with_a_way_back(self) -> None:
+        self.text("/devices/%00/", status=404)
+        assert "There is nothing at this address" in self.text("/nowhere/", status=404)
+
+    def test_pages_with_secrets_are_not_kept_by_caches(self) -> None:
+        assert "no-store" in self.client.get("/account/")["Cache-Control"]
+        assert "no-store" in self.client.get("/add-a-server/")["Cache-Control"]
+
+
+class FleetTest(ConsoleTestCase):
+    def test_it_shows_state_in_words_and_values(self) -> None:
+        self.send("json/web-1", '{"cpu":{"total":12.5}}')
+        html = self.text("/")
+        assert "online" in html and "12.5" in html and "disabled" in html
+
+    def test_search_and_filters_narrow_the_list(self) -> None:
+        assert "new-1" not in self.text("/?fragment=1&q=front")
+        assert "web-1" not in self.text("/?fragment=1&status=disabled")
+        assert "No device fits" in self.text("/?fragment=1&q=nothing-like-this")
+
+    def test_nonsense_in_the_address_is_no_error(self) -> None:
+        for query in (
+            "?page=zzz",
+            "?page=-4",
+            "?sort=drop+table",
+            "?status=what",
+            "?q=%00",
+            "?q=%F0%9F%98%80",
+        ):
+            self.text("/" + query)
+
+    def test_it_takes_the_same_queries_for_two_and_for_sixty_devices(self) -> None:
+        self.send("json/web-1", '{"cpu":{"total":1}}')
+        self.text("/")
+        few = self.queries("/")
+        for number in range(58):
+            device_create(self.owner, f"host-{number:02d}", now=NOW)
+        assert self.queries("/") == few
+
+    def test_the_inbox_enables_and_maps_what_is_ticked(self) -> None:
+        account_update(self.owner, new_devices="approve")
+        for number in (1, 2):
+            self.send(f"json/db-{number}", "1")
+        assert "needs you" in self.text("/") or "need you" in self.text("/")
+        html = self.post("/inbox/", {"device": ["db-1"], "channel": str(self.servers.pk), "action": "enable"})
+        assert "1 device is enabled" in html
+        one, two = Device.objects.filter(device_id__startswith="db-").order_by("device_id")
+        assert one.enabled and one.channel == self.servers and not one.pending
+        assert two.pending
+        self.post("/inbox/", {"device": ["db-2"], "action": "delete"})
+        assert not Device.objects.filter(device_id="db-2", deleted_at=None).exists()
+
+    def test_the_inbox_touches_only_new_devices_and_own_channels(self) -> None:
+        strange = Channel.objects.create(account=self.stranger, number=1)
+        account_update(self.owner, new_devices="approve")
+        self.send("json/db-1", "1")
+        self.post("/inbox/", {"device": ["web-1"], "action": "delete"})
+        self.post("/inbox/", {"device": ["db-1"], "channel": str(strange.pk), "action": "enable"})
+        assert Device.objects.get(device_id="web-1").deleted_at is None
+        assert Device.objects.get(device_id="db-1").pending
+
+    def test_ids_that_knocked_in_vain_can_be_created(self) -> None:
+        account_update(self.owner, new_devices="closed")
+        self.send("json/db-1", "1")
+        assert UnknownDevice.objects.count() == 1
+        assert "/new-device/?id=db-1" in self.text("/")
+        assert 'value="db-1"' in self.text("/new-device/?id=db-1")
+
+
+class DevicePageTest(ConsoleTestCase):
+    def test_it_shows_tiles_counters_state_and_messages(self) -> None:
+        self.send("json/web-1", '{"mem":{"used_bytes":4096},"note":"<script>alert(1)</script>"}')
+        self.send("state/web-1", "fw=9")
+        html = self.text("/devices/web-1/")
+        assert "KiB" in html
+        assert "2 received = 2 stored" in html
+        assert "&lt;script&gt;" in html and "<script>alert" not in html
+
+    def test_the_form_saves_and_activates(self) -> None:
+        data = {"description": "db", "enabled": "on", "channel": str(self.backups.pk)}
+        assert "is saved" in self.post("/devices/new-1/edit/", data)
+        self.new1.refresh_from_db()
+        assert (self.new1.description, self.new1.enabled, self.new1.channel) == ("db", True, self.backups)
+        assert self.new1.activate_at is not None
+
+    def test_a_form_with_a_strangers_channel_or_too_long_a_text_is_shown_again(self) -> None:
+        strange = Channel.objects.create(account=self.stranger, number=1)
+        for data in ({"channel": str(strange.pk)}, {"description": "x" * 300}):
+            assert "errorlist" in self.post("/devices/new-1/edit/", data)
+
+    def test_a_device_is_created_by_hand_once(self) -> None:
+        data = {"device_id": "hand-1", "enabled": "on", "channel": str(self.servers.pk)}
+        assert "is created" in self.post("/new-device/", data)
+        assert "exists already" in self.post("/new-device/", data)
+        assert "characters" in self.post(
+            "/new-device/", {"device_id": "no/slash"}
+        ) or "not usable" in self.post("/new-device/", {"device_id": "no/slash"})
+
+    def test_a_deleted_device_is_gone(self) -> None:
+        self.post("/devices/new-1/delete/", {})
+        self.text("/devices/new-1/", status=404)
+
+    def test_its_chart_data_follow_the_range(self) -> None:
+        self.send("json/web-1", '{"cpu":{"idle":93.1}}')
+        data = self.client.get("/devices/web-1/chart.json?key=cpu:idle&range=15m").json()
+        assert data["series"]["cpu:idle"]["avg"] == [93.1]
+        assert round(data["end"] - data["start"]) == 900
+        old = self.client.get(
+            "/devices/web-1/chart.json?key=cpu:idle&from=2026-01-01 00:00&to=2026-01-02 00:00"
+        )
+        assert old.json()["times"] == []
+
+
+class ChannelPageTest(ConsoleTestCase):
+    def test_it_shows_streams_and_saves_labels_and_units(self) -> None:
+        self.send("json/web-1", '{"cpu":{"idle":93.1}}')
+        assert "cpu:idle" in self.text("/channels/0/")
+        data = {"name": "Web", "retention_days": "30", "label:cpu:idle": "idle share", "unit:cpu:idle": "%"}
+        assert "is saved" in self.post("/channels/0/edit/", data)
+        stream = Stream.objects.get()
+        assert (stream.label, stream.unit) == ("idle share", "%")
+        self.servers.refresh_from_db()
+        assert (self.servers.name, self.servers.retention_days) == ("Web", 30)
+
+    def test_bad_values_change_nothing(self) -> None:
+        self.post("/channels/0/edit/", {"name": "Web", "retention_days": "0"})
+        self.servers.refresh_from_db()
+        assert self.servers.name == "Servers"
+
+    def test_a_channel_is_created_once_and_deleted(self) -> None:
+        data = {"number": "3", "name": "Three", "retention_days": "90"}
+        assert "is created" in self.post("/new-channel/", data)
+        assert "exists already" in self.post("/new-channel/", data)
+        self.post("/channels/3/delete/", {})
+        self.text("/channels/3/", status=404)
+
+
+class RefusedPageTest(ConsoleTestCase):
+    def test_it_shows_payload_and_reason_and_replays(self) -> None:
+        self.send("json/new-1", '{"<i>":1}')
+        self.send("json/web-1", b"\xff\x00")
+        html = self.text("/refused/")
+        assert "DEVICE_DISABLED" in html and "&lt;i&gt;" in html and "ff 00" in html
+        device_update(self.new1, changes={"enabled": True, "channel": self.servers}, now=NOW)
+        assert "1 are stored now" in self.post("/refused/decide/", {"action": "replay-all"})
+        assert RefusedMessage.objects.count() == 1
+
+    def test_it_deletes_what_is_ticked_and_asks_for_a_tick(self) -> None:
+        self.send("json/web-1", "{")
+        assert "Tick at least one" in self.post("/refused/decide/", {"action": "delete"})
+        row = RefusedMessage.objects.get()
+        self.post("/refused/decide/", {"action": "delete", "message": [str(row.pk)]})
+        assert not RefusedMessage.objects.exists()
+
+    def test_nonsense_is_no_error(self) -> None:
+        for query in ("?before=zzz", "?before=99999999999999999999", "?reason=<x>", "?reason=%00"):
+            self.text("/refused/" + query)
+        self.text("/refused/?device=unknown", status=404)
+        self.post("/refused/decide/", {"action": "delete", "message": ["zzz", "99999999999999999999"]})
+
+    def test_payloads_are_shown_as_text_or_hexadecimal(self) -> None:
+        assert payload_text(b'{"a": 1}') == '{"a": 1}'
+        assert payload_text(b"\x00\x01") == "00 01"
+        assert payload_text("\u202eevil".encode()) == "e2 80 ae 65 76 69 6c"
+        assert payload_text(b"x" * 1000).endswith("…")
+
+
+class AccountPageTest(ConsoleTestCase):
+    def test_it_saves_settings_and_says_what_does_not_fit(self) -> None:
+        data = {
+            "locale": "Europe/Berlin",
+            "new_devices": "approve",
+            "default_channel": "7",
+            "max_devices": "5",
+        }
+        assert "is saved" in self.post("/account/", data)
+        self.owner.refresh_from_db()
+        assert (self.owner.locale, self.owner.new_devices, self.owner.default_channel) == (
+            "Europe/Berlin",
+            "approve",
+            7,
+        )
+        assert "is not a time zone" in self.post("/account/", {**data, "locale": "Mars/Olympus"})
+
+    def test_the_device_token_is_shown_on_demand_only_and_can_be_replaced(self) -> None:
+        assert self.device_token not in self.text("/account/")
+        assert self.device_token in self.post("/account/device-token/", {"action": "show"})
+        self.post("/account/device-token/", {"action": "replace"})
+        assert device_token_reveal(self.owner) != self.device_token
+
+    def test_an_api_token_is_shown_once_and_can_be_revoked(self) -> None:
+        html = self.post("/account/api-tokens/", {"name": "ci", "scopes": ["read"]})
+        token = ApiToken.objects.get(name="ci")
+        assert f">{token.hint}" in html
+        self.post(f"/account/api-tokens/{token.pk}/revoke/", {})
+        token.refresh_from_db()
+        assert token.revoked_at is not None
+        self.client.force_login(self.mallory, backend="allauth.account.auth_backends.AuthenticationBackend")
+        assert self.client.post(f"/account/api-tokens/{token.pk}/revoke/").status_code == 404
+
+
+class SignInTest(ConsoleTestCase):
+    def test_a_link_signs_in_once_and_leads_to_a_clean_address(self) -> None:
+        self.client.logout()
+        path = "/" + sign_in_url(self.alice).split("/", 3)[3]
+        answer = self.client.get(path)
+        assert (answer.status_code, answer["Location"]) == (302, "/")
+        self.text("/")
+        self.client.logout()
+        assert "has been used" in self.text(path, status=410)
+
+    def test_a_made_up_link_signs_nobody_in(self) -> None:
+        for uid, token in (("MQ", "x-y"), ("%", ""), ("9" * 300, "x"), ("-", "-")):
+            assert user_from_link(uid, token) is None
+
+
+class RangesTest(ConsoleTestCase):
+    def test_lengths_times_and_nonsense(self) -> None:
+        now = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+        zone = self.owner.zone
+        six = range_parse(length="6h", start="", end="", zone=zone, now=now)
+        assert (six.end - six.start).total_seconds() == 6 * 3600
+        fixed = range_parse(length="", start="2026-11-23 09:00", end="2026-11-23 10:00", zone=zone, now=now)
+        assert fixed.start == datetime(2026, 11, 23, 0, 0, tzinfo=UTC)
+        for length, start, end in (
+            ("soon", "", ""),
+            ("0h", "", ""),
+            ("99999w", "", ""),
+            ("", "x", ""),
+            ("", "", "1"),
+        ):
+            found = range_parse(length=length, start=start, end=end, zone=zone, now=now)
+            assert found.problem and found.text == "1h"
+        assert json.dumps(six.query) == '"range=6h"'

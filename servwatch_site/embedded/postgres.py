@@ -102,7 +102,9 @@ class Postgres:
     def user(self) -> ServerUser:
         if self._user is None:
             program = self.binaries.path("postgres")
-            self._user = postgres_user.choose(folder=self.data_dir, program=program)
+            self._user = postgres_user.choose(
+                folder=self.data_dir, program=program, files_are_nobodys=self._link.is_symlink()
+            )
         return self._user
 
     def prepare(self, *, say: Callable[[str], None]) -> None:
@@ -141,6 +143,11 @@ class Postgres:
         if self.user.way is not Way.NOBODY:
             _make_private(link)
             return
+        if self._link.is_dir() and not self._link.is_symlink():
+            raise EmbeddedError(
+                f"The database in {self._link} was made by root in a user namespace, which this system does not "
+                "allow any more. Allow it again, or start Servwatch as an ordinary user on a folder of its own."
+            )
         if not self._link.is_symlink():
             NOBODYS_HOME.mkdir(mode=0o755, parents=True, exist_ok=True)
             home = Path(tempfile.mkdtemp(dir=NOBODYS_HOME, prefix="data-"))

@@ -37,12 +37,13 @@ class ServerUser:
         return processes.guarded(argv, death_signal=death_signal)
 
 
-def choose(*, folder: Path, program: str) -> ServerUser:
-    """The first way that can write below `folder` and run `program`."""
+def choose(*, folder: Path, program: str, files_are_nobodys: bool) -> ServerUser:
+    """The first way that can write below `folder` and run `program`; whose files there are, stays."""
     if os.geteuid() != 0:
         return ServerUser(Way.ITSELF)
     if shutil.which("unshare") and shutil.which("setpriv"):
-        if _succeeds([*NAMESPACE, "setpriv", "--pdeathsig", "INT", "--"], folder=folder, program=program):
+        trial = [*NAMESPACE, "setpriv", "--pdeathsig", "INT", "--"]
+        if not files_are_nobodys and _succeeds(trial, folder=folder, program=program):
             return ServerUser(Way.NAMESPACE)
         if _succeeds([*CHANGED_USER, "--pdeathsig", "INT", "--"], folder=None, program=program):
             return ServerUser(Way.NOBODY)

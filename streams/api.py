@@ -47,7 +47,7 @@ from tokens.models import Account
 from tokens.times import time_parse, time_text
 
 LAST = "last"
-PART_CHARACTERS = 64 * 1024
+PART_CHARACTERS = 256 * 1024
 FLAT_KEYS = ("value", "value2", "value3", "value4")
 # Options of the contract that change what the numbers mean; passing them over would be a wrong answer.
 NOT_YET = {"aggregate": "X-AGGREGATE", "key": "", "interval": "", "max_points": "", "fill": "", "format": ""}
@@ -123,7 +123,7 @@ def flat_text(value: str) -> str:
 
 
 def record_parts(rows: Iterable[RecordRow], *, head: str, zone: tzinfo) -> Iterator[bytes]:
-    """The whole answer in parts of some 64 KiB; without its last part it is no JSON."""
+    """The whole answer in parts of some 256 KiB; without its last part it is no JSON."""
     texts, size, before = [head], 0, ""
     for row in rows:
         text = record_text(row, zone=zone)

@@ -92,7 +92,7 @@ def sparklines(
     }
     for device_key, bucket, *values in rows:
         for key, value in zip(keys, values, strict=True):
-            lines[device_key][key][min(bucket, points - 1)] = value
+            lines[device_key][key][min(bucket, points - 1)] = None if value is None else round(value, 3)
     return lines
 
 

@@ -1,6 +1,6 @@
 """Reads of records for the API: ranges of any size in flat memory, and the newest."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -17,10 +17,10 @@ from channels.models import Latest
 SQL_FOLDER = Path(__file__).parent / "sql"
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 AHEAD = timedelta(hours=2)  # devices may be an hour ahead, and clocks differ
-FETCH_ROWS = 200  # rows that lie in memory at a time; a row has 256 KiB at most
+FETCH_ROWS = 200  # what the driver hands over at a time; a row has 256 KiB at most
 
-# A page is one query. It grows to MAX_PAGE_ROWS while records are small and shrinks when they are large, so that
-# neither thousands of queries nor a query that stays open for minutes comes of it.
+# A page is one query, and all of it lies in memory: a slow reader must not keep a query open. It grows to
+# MAX_PAGE_ROWS while records are small; what exceeds PAGE_CHARACTERS is left to the next one.
 FIRST_PAGE_ROWS = 500
 MAX_PAGE_ROWS = 10_000
 PAGE_CHARACTERS = 4_000_000
@@ -68,27 +68,24 @@ class RecordRow(NamedTuple):
 def record_stream(
     narrow: RecordFilter, *, descending: bool = False, after: Position | None = None, limit: int | None = None
 ) -> Iterator[RecordRow]:
-    """The records by time, whatever their number: page by page, none of which holds a transaction open.
+    """The records by time, whatever their number: page by page, without a transaction or connection in between.
 
-    `after` goes on behind that record. What is stored meanwhile is seen when it lies ahead. Stopping early is
-    allowed and ends the query. Raises OperationalError when the database goes away on the way.
+    `after` goes on behind that record. What is stored meanwhile is seen when it lies ahead.
+    Raises OperationalError when the database goes away on the way.
     """
     page_rows = FIRST_PAGE_ROWS
     while True:
         wanted = page_rows if limit is None else min(page_rows, limit)
-        count = characters = 0
-        row = None
-        for row in _page(narrow, descending=descending, after=after, limit=wanted):
-            count += 1
-            characters += len(row.value)
-            yield row
-        if limit is not None:
-            limit -= count
-        if row is None or count < wanted or limit == 0:
-            return
-        after = row.position
-        page_rows = max(10, min(page_rows * 4, PAGE_CHARACTERS * count // max(characters, 1), MAX_PAGE_ROWS))
+        page = _page(narrow, descending=descending, after=after, limit=wanted)
         _connection_lend()
+        yield from page.rows
+        if limit is not None:
+            limit -= len(page.rows)
+        if not page.more or limit == 0:
+            return
+        after = page.rows[-1].position
+        fitting = PAGE_CHARACTERS * len(page.rows) // max(page.characters, 1)
+        page_rows = max(10, min(page_rows * 4, fitting, MAX_PAGE_ROWS))
 
 
 def records_newest(narrow: RecordFilter, *, limit: int) -> list[RecordRow]:
@@ -114,14 +111,35 @@ def _newest_known(narrow: RecordFilter) -> datetime | None:
     return newest
 
 
-def _page(
-    narrow: RecordFilter, *, descending: bool, after: Position | None, limit: int
-) -> Iterator[RecordRow]:
-    """One query, read in small portions: the driver would hold the whole answer otherwise."""
+class _Page(NamedTuple):
+    rows: list[RecordRow]
+    characters: int
+    more: bool  # the page was filled, so that others may follow
+
+
+def _page(narrow: RecordFilter, *, descending: bool, after: Position | None, limit: int) -> _Page:
+    """One query, read in small portions: the driver would hold all of a page of large records otherwise."""
     sql, values = _page_query(narrow, descending=descending, after=after, limit=limit)
+    rows: list[RecordRow] = []
+    characters = 0
     with connection.cursor() as cursor, connection.wrap_database_errors:
         driver = cast("psycopg.Cursor[Any]", cursor.cursor)
-        yield from map(RecordRow._make, driver.stream(sql, values, size=FETCH_ROWS))
+        portions = driver.stream(sql, values, size=FETCH_ROWS)
+        for row in map(RecordRow._make, portions):
+            rows.append(row)
+            characters += len(row.value)
+            if characters >= PAGE_CHARACTERS:
+                break
+        _end(portions)
+    return _Page(rows, characters, more=len(rows) == limit or characters >= PAGE_CHARACTERS)
+
+
+def _end(portions: Iterator[Any]) -> None:
+    """Cancel what was not read; within a transaction, which that would end, read it and let it go."""
+    if connection.in_atomic_block:
+        for _row in portions:
+            pass
+    cast("Generator[Any]", portions).close()
 
 
 def _page_query(
@@ -164,6 +182,6 @@ def _sql(name: str) -> str:
 
 
 def _connection_lend() -> None:
-    """Between pages, give a pooled connection back: a slow reader must not keep it from others."""
+    """Give a pooled connection back after each page: a slow reader must not keep it from others."""
     if connection.settings_dict["OPTIONS"].get("pool") and not connection.in_atomic_block:
         connection.close()

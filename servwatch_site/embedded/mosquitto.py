@@ -42,7 +42,9 @@ acl_file {directory}/acl
 persistence true
 persistence_location {directory}/
 autosave_interval {autosave_s}
-max_queued_messages 0
+# Bytes are the bound. The number only must not be 0, which means "no bound" for the queue, but makes Mosquitto
+# 2.0 cut the connection of every client that publishes to a topic it may not.
+max_queued_messages 100000000
 max_queued_bytes {queue_bytes}
 max_inflight_messages 1000
 max_packet_size {packet_bytes}

@@ -6,6 +6,7 @@ Importing this module costs next to nothing; the settings do it for `socket_dir`
 import argparse
 import hashlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -382,7 +383,8 @@ def _main() -> int:
     arguments = parser.parse_args()
     try:
         with TemporaryPostgres() as postgres:
-            environment = {**os.environ, "DATABASE_URL": postgres.url}
+            throw_away = {"SERVWATCH_SECRET_KEY": secrets.token_urlsafe(48)}
+            environment = {**throw_away, **os.environ, "DATABASE_URL": postgres.url}
             return subprocess.run(arguments.command, env=environment, check=False).returncode
     except EmbeddedError as error:
         print(error, file=sys.stderr)

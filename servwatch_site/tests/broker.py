@@ -1,5 +1,7 @@
 """A real Mosquitto for tests, with the accounts of the test database, and a real client."""
 
+import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterable
@@ -28,6 +30,17 @@ def mosquitto() -> Program:
         )
     except EmbeddedError as error:
         pytest.skip(f"no Mosquitto: {error}")
+
+
+def mosquitto_on_path(folder: Path) -> None:
+    """Where Mosquitto had to be unpacked privately, let it be found on PATH like an installed one."""
+    if shutil.which("mosquitto") or Path("/usr/sbin/mosquitto").exists():
+        return
+    program = mosquitto()
+    script = folder / "mosquitto"
+    script.write_text(f'#!/bin/sh\nexec env {program.shell_words()} "$@"\n', encoding="utf-8")
+    script.chmod(0o755)
+    os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
 def free_port() -> int:

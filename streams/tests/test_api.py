@@ -277,7 +277,7 @@ class RefusalTest(StreamCase):
 
 
 def many_rows(*, fail_after: int | None = None) -> Iterator[RecordRow]:
-    for number in range(5_000):
+    for number in range(20_000):
         if number == fail_after:
             raise OperationalError("server closed the connection unexpectedly")
         yield RecordRow(NOW + number * MINUTE, 1, 1, "web-1", None, 0, f'{{"n": {number}}}')
@@ -295,7 +295,7 @@ class StreamedTest(StreamCase):
         answer = self.call_large(rows)
         assert answer.streaming and "Content-Length" not in answer
         taken = next(rows).at
-        assert NOW < taken < NOW + 2_000 * MINUTE
+        assert NOW < taken < NOW + 5_000 * MINUTE
         for _rest in rows:
             pass
         assert json.loads(read(answer))["stream"][0]["value"] == {"n": 0}
@@ -310,7 +310,7 @@ class StreamedTest(StreamCase):
         assert answer["Retry-After"] == "5"
 
     def test_a_failure_on_the_way_breaks_off_and_is_in_the_log(self) -> None:
-        answer = self.call_large(many_rows(fail_after=4_000))
+        answer = self.call_large(many_rows(fail_after=15_000))
         assert answer.status_code == 200
         received: list[bytes] = []
         with self.assertLogs("streams.api", "ERROR"), pytest.raises(OperationalError):
@@ -327,13 +327,13 @@ class StreamedTest(StreamCase):
         body, parts = b"", 0
         async for part in answer.streaming_content:
             body, parts = body + part, parts + 1
-            assert len(part) < 100_000
+            assert len(part) < 300_000
         numbers = [record["value"]["n"] for record in json.loads(body)["stream"]]
-        assert numbers == list(range(5_000)) and parts > 5
+        assert numbers == list(range(20_000)) and parts > 5
 
     async def test_a_failure_on_the_way_breaks_off_under_asgi_too(self) -> None:
         headers = {"X-APITOKEN": self.api_token, "X-ENDTIME": "2126-01-01 00:00"}
-        with patch("streams.api.record_stream", return_value=many_rows(fail_after=4_000)):
+        with patch("streams.api.record_stream", return_value=many_rows(fail_after=15_000)):
             answer: Answer = await self.async_client.get(STREAM, headers=headers)
         with self.assertLogs("streams.api", "ERROR"), pytest.raises(OperationalError):
             async for _part in answer.streaming_content:

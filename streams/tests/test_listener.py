@@ -9,6 +9,8 @@ from devices.selectors import device_traffic
 from servwatch_site.tests.broker import MqttClient
 from servwatch_site.tests.listening import ListeningTestCase
 from servwatch_site.tests.waiting import wait_until
+from streams.connectors.mqtt import delivery_digest
+from streams.connectors.mqtt_client import Packet
 from streams.models import DeliveryBatch, RefusedMessage
 from tokens.selectors import Traffic, device_token_reveal
 from tokens.services import device_token_issue
@@ -81,7 +83,10 @@ class ListenerTest(ListeningTestCase):
             wait_until(lambda: values("web-1") == [1], what="the message")
         newest = DeliveryBatch.objects.order_by("-pk")[0]
         assert newest.slot == 0
-        assert len(newest.packet_ids) == len(newest.digests) == 1
+        topic = f"{self.device_token}/json/web-1"
+        assert newest.digests[-1] == delivery_digest(Packet(topic, b"1", 0, 1, False, False))
+        assert len(newest.packet_ids) == len(newest.digests)
+        assert newest.packet_ids[-1] > 0
         assert (datetime.now(UTC) - newest.received_at).total_seconds() < 60
 
 

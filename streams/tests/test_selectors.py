@@ -67,11 +67,23 @@ class RecordStreamTest(BaseTestCase):
         limits = [call.kwargs["limit"] for call in page.call_args_list]
         assert limits[0] == 20 and set(limits[1:]) <= {14, 15}
 
-    def test_it_takes_rows_as_they_are_asked_for(self) -> None:
-        rows = record_stream(self.narrow)
-        assert next(rows).value == '{"n": 0}'
-        rows.close()  # type: ignore[attr-defined]  # a generator
-        assert len(list(record_stream(self.narrow, limit=3))) == 3
+    def test_a_sudden_large_record_ends_its_page(self) -> None:
+        record_add(self.web1, self.servers, NOW + timedelta(seconds=2, milliseconds=1), {"big": "x" * 5_000})
+        with patch.object(selectors, "PAGE_CHARACTERS", 2_000):
+            page = selectors._page(self.narrow, descending=False, after=None, limit=100)
+            assert len(page.rows) == 13 and page.more
+            assert len(list(record_stream(self.narrow))) == 61
+
+    def test_it_reads_a_page_when_it_is_reached(self) -> None:
+        with (
+            patch.multiple(selectors, FIRST_PAGE_ROWS=10, MAX_PAGE_ROWS=10),
+            patch.object(selectors, "_page", wraps=selectors._page) as page,
+        ):
+            rows = record_stream(self.narrow)
+            assert page.call_count == 0
+            for _number in range(11):
+                next(rows)
+            assert page.call_count == 2
 
     def test_the_newest_are_found_by_the_index_on_a_day_or_two(self) -> None:
         with connection.cursor() as cursor:

@@ -35,8 +35,10 @@ OWNER = """
 import sys
 from pathlib import Path
 from servwatch_site.embedded.mosquitto import Broker, Listener
-from servwatch_site.tests.broker import mosquitto
-broker = Broker(mosquitto(), directory=Path(sys.argv[1]), listeners=(Listener("127.0.0.1", int(sys.argv[2])),))
+from servwatch_site.embedded.mosquitto_programs import Program
+folder, port, program, libraries = sys.argv[1:]
+program = Program(Path(program), library_path=libraries or None)
+broker = Broker(program, directory=Path(folder), listeners=(Listener("127.0.0.1", int(port)),))
 broker.write_accounts([], secret="salt")
 broker.start(say=print)
 print(broker.pid, flush=True)
@@ -174,9 +176,9 @@ def test_it_ends_a_broker_that_an_earlier_run_left_behind(embedded: Embedded) ->
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
-    port = free_port()
+    port, program = free_port(), mosquitto()
     with subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(tmp_path), str(port)],
+        [sys.executable, "-c", OWNER, tmp_path, str(port), program.path, program.library_path or ""],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

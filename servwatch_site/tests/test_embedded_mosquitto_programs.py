@@ -41,7 +41,9 @@ def test_it_says_what_to_do_where_there_is_no_package_client(
 ) -> None:
     monkeypatch.setattr(mosquitto_programs, "_installed", lambda _name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EmbeddedError, match=r"no apt-get.*Install Mosquitto 2.*SERVWATCH_MOSQUITTO.*MQTT_URL"):
+    with pytest.raises(
+        EmbeddedError, match=r"no apt-get.*Install Mosquitto 2.*SERVWATCH_MOSQUITTO.*MQTT_URL"
+    ):
         find_broker(tmp_path, say=quiet)
     assert find_publisher(tmp_path, say=quiet) is None
 

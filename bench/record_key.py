@@ -77,7 +77,9 @@ def measure(
     connection.execute("ANALYZE r")
     span = {"begin": BEGIN, "mid": BEGIN + timedelta(days=1, hours=12), "end": BEGIN + timedelta(days=3)}
     times = {name: median_ms(partial(read_all, connection, sql, span)) for name, sql in READS.items()}
-    (size,) = connection.execute("SELECT sum(pg_indexes_size(i.inhrelid)) FROM pg_inherits i").fetchone() or (0,)
+    (size,) = connection.execute("SELECT sum(pg_indexes_size(i.inhrelid)) FROM pg_inherits i").fetchone() or (
+        0,
+    )
     return rate, times, float(size) / len(data)
 
 

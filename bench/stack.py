@@ -54,6 +54,7 @@ class Stack:
         }
         self.broker: Broker | None = None
         self.listener: subprocess.Popen[bytes] | None = None
+        self._spawned: list[subprocess.Popen[bytes]] = []
         self.account: dict[str, Any] = {}  # user_id, device_token, api_token
 
     def __enter__(self) -> Self:
@@ -70,15 +71,16 @@ class Stack:
         self._stop()
 
     def listener_start(self) -> None:
-        log = (self.path / "listener.log").open("ab")
-        with log:
-            self.listener = subprocess.Popen(
-                [sys.executable, "manage.py", "mqtt_listener"],
-                cwd=ROOT,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
+        self.listener = self.spawn("listener", "manage.py", "mqtt_listener")
+
+    def spawn(self, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        """Start a process of this installation with Python; it ends with the stack."""
+        with (self.path / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, *arguments], cwd=ROOT, env=self.environment, stdout=log, stderr=log
             )
+        self._spawned.append(process)
+        return process
 
     def listener_kill(self) -> None:
         """kill -9"""
@@ -106,9 +108,11 @@ class Stack:
         self.listener_start()
 
     def _stop(self) -> None:
-        if self.listener is not None and self.listener.poll() is None:
-            self.listener.terminate()
-            self.listener.wait(timeout=15)
+        running = [process for process in self._spawned if process.poll() is None]
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(timeout=15)
         if self.broker is not None:
             self.broker.stop()
         if self.postgres is not None:

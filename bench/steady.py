@@ -8,9 +8,10 @@ machine.
 """
 
 import argparse
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import psutil
@@ -45,8 +46,8 @@ def cost_of(processes: Iterable[psutil.Process]) -> Cost:
     return Cost(cpu_s, memory / 1e6)
 
 
-def groups(stack: Stack) -> dict[str, list[psutil.Process]]:
-    found = {"generator": [psutil.Process()]}
+def groups(stack: Stack, others: Mapping[str, "subprocess.Popen[bytes]"]) -> dict[str, list[psutil.Process]]:
+    found = {"generator": [psutil.Process()], **{name: [psutil.Process(p.pid)] for name, p in others.items()}}
     if stack.broker is not None:
         found["broker"] = [psutil.Process(stack.broker.pid)]
     if stack.listener is not None:
@@ -62,6 +63,15 @@ def run(*, rate: int, seconds: int, devices: int) -> bool:
     with Stack(mqtt_port=free_port()) as stack:
         token = stack.account["device_token"]
         wait_until_listening(stack)
+        web = (
+            "-m",
+            "uvicorn",
+            "servwatch_site.asgi:application",
+            "--port",
+            str(free_port()),
+            "--no-access-log",
+        )
+        others = {"web": stack.spawn("web", *web), "worker": stack.spawn("worker", "manage.py", "worker")}
         backlogs: list[int] = []
 
         def message(number: int) -> tuple[str, bytes]:
@@ -87,9 +97,9 @@ def run(*, rate: int, seconds: int, devices: int) -> bool:
             connections=20,
             message=message,
         )
-        before = {name: cost_of(processes) for name, processes in groups(stack).items()}
+        before = {name: cost_of(processes) for name, processes in groups(stack, others).items()}
         took_s = publisher.run(rate=rate, count=rate * seconds, each_second=each_second)
-        after = {name: cost_of(processes) for name, processes in groups(stack).items()}
+        after = {name: cost_of(processes) for name, processes in groups(stack, others).items()}
         caught_up_s = _catch_up(lambda: len(publisher.log.acknowledged) - committed())
         publisher.close()
         total = len(publisher.log.acknowledged)

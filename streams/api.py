@@ -89,11 +89,12 @@ class StreamView(ApiView):
         account = account_of(request)
         channel = channel_of(account, channel_id)
         wanted = _wanted(request, account, channel, now=timezone.now())
-        head = _head(account, channel)
+        newest = last_updates([channel]).get(channel.pk)
+        head = _head(channel, newest=newest, zone=account.zone)
         if request.method == "HEAD":
-            return _whole([])
+            return _streamed(request, iter(()))  # no length: it would take the records to know it
         if wanted.newest is not None:
-            rows = records_newest(wanted.narrow, limit=wanted.newest)
+            rows = records_newest(wanted.narrow, limit=wanted.newest, channel_newest=newest)
             if not wanted.descending:
                 rows.reverse()
             return _whole(record_parts(rows, head=head, zone=account.zone))
@@ -207,13 +208,12 @@ def _time_option(request: Request, name: str, *, header: str, zone: tzinfo) -> d
         raise option_error(name, str(error)) from None
 
 
-def _head(account: Account, channel: Channel) -> str:
+def _head(channel: Channel, *, newest: datetime | None, zone: tzinfo) -> str:
     """The answer up to its first record."""
-    newest = last_updates([channel]).get(channel.pk)
     fields = {
         "channel": channel.number,
         "channel_name": channel.name,
-        "last_update": time_text(newest, zone=account.zone),
+        "last_update": time_text(newest, zone=zone),
     }
     return orjson.dumps(fields).decode()[:-1] + ',"stream":['
 
@@ -238,10 +238,11 @@ def _answer(request: Request, parts: Iterator[bytes]) -> HttpResponseBase:
     second = next(parts, None)
     if second is None:
         return _whole([first])
-    rest = _watched(chain([first, second], parts), path=request.path)
-    content: Iterator[bytes] | AsyncIterator[bytes] = rest
-    if isinstance(request._request, ASGIRequest):
-        content = _in_thread(rest)
+    return _streamed(request, _watched(chain([first, second], parts), path=request.path))
+
+
+def _streamed(request: Request, parts: Iterator[bytes]) -> StreamingHttpResponse:
+    content = _in_thread(parts) if isinstance(request._request, ASGIRequest) else parts
     return StreamingHttpResponse(content, content_type="application/json")
 
 

@@ -88,9 +88,12 @@ def record_stream(
         page_rows = max(10, min(page_rows * 4, fitting, MAX_PAGE_ROWS))
 
 
-def records_newest(narrow: RecordFilter, *, limit: int) -> list[RecordRow]:
-    """The newest records of the filter, the newest first."""
-    newest = _newest_known(narrow)
+def records_newest(
+    narrow: RecordFilter, *, limit: int, channel_newest: datetime | None = None
+) -> list[RecordRow]:
+    """The newest records of the filter, the newest first. `channel_newest`: last_updates() of the channel, if known."""
+    whole = narrow.tag is None and narrow.device_keys is None
+    newest = channel_newest if channel_newest and whole else _newest_known(narrow)
     rows: list[RecordRow] = []
     for window in NEWEST_WINDOWS if newest else ():
         low = max(narrow.low, newest - window) if newest else narrow.low

@@ -42,7 +42,7 @@ def _sentence(error: OSError, *, host: str, port: int, purpose: str, setting: st
             f"Port {port} for {purpose} is open to root only. Choose one above 1023: {setting}=PORT make run"
         )
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"{host_setting} is {host}, which is no address of this machine."
+        return f"{host_setting} is {host!r}, which is no address of this machine."
     return f"Port {port} for {purpose} cannot be opened on {host}: {error.strerror}."
 
 

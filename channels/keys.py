@@ -35,26 +35,27 @@ def key_split(path: str) -> tuple[str, ...]:
 def flatten(value: Any) -> Iterator[tuple[str, Scalar]]:
     """Every scalar of the metrics with its path, in the order they came; array elements each on their own."""
     if isinstance(value, (dict, list)):
-        yield from _walk(value, "")
+        yield from _walk(value, None)
     else:
         yield BARE_KEY, value
 
 
-def _walk(value: Any, path: str) -> Iterator[tuple[str, Scalar]]:
+def _walk(value: Any, path: str | None) -> Iterator[tuple[str, Scalar]]:
+    """`path` None is the top: an empty key is a key all the same."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if "\\" in key or ":" in key:
                 key = key.replace("\\", "\\\\").replace(":", "\\:")
-            inner_path = f"{path}:{key}" if path else key
+            inner_path = key if path is None else f"{path}:{key}"
             if isinstance(inner, (dict, list)):
                 yield from _walk(inner, inner_path)
             else:
                 yield inner_path, inner
     elif isinstance(value, list):
         for inner in value:
-            yield from _walk(inner, path or BARE_KEY)
+            yield from _walk(inner, BARE_KEY if path is None else path)
     else:
-        yield path, value
+        yield BARE_KEY if path is None else path, value
 
 
 def value_at(value: Any, levels: tuple[str, ...]) -> list[Scalar]:

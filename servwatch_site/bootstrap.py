@@ -138,7 +138,9 @@ def require_python() -> None:
 
 def install_python_packages(requirements: str) -> None:
     stamp = ENVIRONMENT / f".{requirements}.installed"
-    everything = ENVIRONMENT / ".requirements-dev.txt.installed"  # what the tests need includes what the rest needs
+    everything = (
+        ENVIRONMENT / ".requirements-dev.txt.installed"
+    )  # what the tests need includes what the rest needs
     if python_fingerprint(requirements) == read(stamp) or (
         python_fingerprint("requirements-dev.txt") == read(everything)
     ):

@@ -125,9 +125,10 @@ TEMPLATES = [
 
 DATABASES = {"default": database_from_url(env_text("DATABASE_URL") or database_url(DATA_DIR))}
 if env_bool("SERVWATCH_DB_POOL", False):  # web processes: servwatch_site/asgi.py asks for it
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # a restarted database costs no request its answer
     DATABASES["default"]["OPTIONS"] = {
         **DATABASES["default"]["OPTIONS"],
-        "pool": {"min_size": 1, "max_size": 12},
+        "pool": {"min_size": 1, "max_size": 12, "timeout": 10},
     }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 

@@ -291,7 +291,7 @@ def _examine(value: Any) -> tuple[tuple[tuple[str, str], ...], int]:
     """The key paths with types, and the shape. Raises for metrics that are no metrics, too deep or too many."""
     if type(value) is dict:
         found: list[tuple[str, str]] = []
-        _walk(value, "", 1, found)
+        _walk(value, None, 1, found)
         keys = tuple(dict.fromkeys(found))  # array elements pool under one path
         if len(keys) > MAX_KEY_PATHS:
             raise _BadPayload(Code.TOO_MANY_KEYS, f"the metrics have more than {MAX_KEY_PATHS} key paths")
@@ -306,14 +306,14 @@ def _examine(value: Any) -> tuple[tuple[tuple[str, str], ...], int]:
 _TYPES = {int: "number", float: "number", str: "string", bool: "boolean"}
 
 
-def _walk(value: Any, path: str, depth: int, found: list[tuple[str, str]]) -> None:
+def _walk(value: Any, path: str | None, depth: int, found: list[tuple[str, str]]) -> None:
     if depth > MAX_DEPTH:
         raise _BadPayload(Code.TOO_DEEP, f"objects and arrays nest deeper than {MAX_DEPTH} levels")
     if type(value) is dict:
         for key, inner in value.items():
             if "\\" in key or ":" in key:
                 key = key.replace("\\", "\\\\").replace(":", "\\:")
-            inner_path = f"{path}:{key}" if path else key
+            inner_path = key if path is None else f"{path}:{key}"
             kind = _TYPES.get(type(inner))
             if kind is not None:
                 if len(inner_path) > MAX_KEY_LENGTH:
@@ -327,7 +327,7 @@ def _walk(value: Any, path: str, depth: int, found: list[tuple[str, str]]) -> No
         for inner in value:
             kind = _TYPES.get(type(inner))
             if kind is not None:
-                found.append((path, kind))
+                found.append((path or "", kind))
             elif inner is not None:
                 _walk(inner, path, depth + 1, found)
 

@@ -31,6 +31,7 @@ def clone(tmp_path: Path) -> Path:
     for name in ("package.json", "package-lock.json", ".npmrc", "Makefile"):
         shutil.copy(ROOT / name, folder)
     (folder / "requirements.txt").write_text("# nothing\n", encoding="utf-8")
+    (folder / "requirements-dev.txt").write_text("-r requirements.txt\n", encoding="utf-8")
     return folder
 
 

@@ -196,3 +196,7 @@ def test_it_refuses_times_out_of_range() -> None:
         found = within_range(at, now=NOW, retention=days)
         assert found is not None
         assert found.code == Code.TIME_OUT_OF_RANGE
+
+
+def test_an_empty_key_is_a_key() -> None:
+    assert one(b'{"": {"x": 1}, "x": 2}').keys == ((":x", "number"), ("x", "number"))

@@ -24,6 +24,11 @@ class StreamNow:
     last_value: Scalar
     last_at: datetime | None
 
+    @property
+    def type_name(self) -> str:
+        """The type in the reader's language."""
+        return str(Stream.Type(self.type).label)
+
 
 @dataclass(frozen=True)
 class ValueNow:

@@ -14,6 +14,7 @@ from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.conf import settings
 from django.contrib.auth import get_user
 from django.contrib.sessions.backends.base import SessionBase
+from django.db import DatabaseError
 from django.http import HttpRequest
 
 from channels.selectors import channel_get_for_account
@@ -23,7 +24,7 @@ from streams.live import account_group, channel_group, device_group, watched
 from tokens.models import Account
 
 MESSAGE_GAP_S = 0.5
-SIGN_IN_CHECK_S = 15.0
+SIGN_IN_CHECK_S = 10.0
 MAX_SUBSCRIPTIONS = 100
 MAX_MESSAGE_CHARS = 20_000
 CLOSE_SIGNED_OUT = 4401  # the page goes to the sign-in instead of coming back
@@ -38,6 +39,17 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # Channel
         self._names: dict[str, str] = {}  # group -> the name the page knows it by
         self._changed: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._account: Account | None = None
+
+    async def __call__(self, *args: Any) -> None:
+        """However the socket ends, an error of ours included, nothing of it stays behind."""
+        try:
+            await super().__call__(*args)
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+            for group in list(self._names):
+                await self._leave(group)
 
     async def connect(self) -> None:
         self._account = await database_sync_to_async(_account_of)(self.scope["session"])
@@ -47,12 +59,6 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # Channel
             return
         await self.accept()
         self._tasks["sign-in"] = asyncio.create_task(self._watch_sign_in())
-
-    async def disconnect(self, code: int) -> None:
-        for task in self._tasks.values():
-            task.cancel()
-        for group in list(self._names):
-            await self._leave(group)
 
     @classmethod
     async def decode_json(cls, text_data: str) -> Any:
@@ -74,11 +80,12 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # Channel
             await self.close(CLOSE_NONSENSE)
             return
         wanted = [str(name) for name in names[:MAX_SUBSCRIPTIONS]]
-        groups = await database_sync_to_async(_groups)(self._account, wanted)
+        account = self._account
+        groups = await database_sync_to_async(_groups)(account, wanted)
         for group in set(self._names) - set(groups):
             await self._leave(group)
         for group, name in groups.items():
-            await self._join(group, name)
+            await self._join(group, name, account_key=account.pk)
         await self.send_json({"subscribed": sorted(groups.values())})
 
     async def live_changed(self, event: Mapping[str, str]) -> None:
@@ -102,15 +109,19 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # Channel
         """Hang up when the session has ended, the password was changed, or the person was taken away."""
         while True:
             await asyncio.sleep(SIGN_IN_CHECK_S)
-            if await database_sync_to_async(_account_of)(self.scope["session"]) != self._account:
+            try:
+                account = await database_sync_to_async(_account_of)(self.scope["session"])
+            except DatabaseError:
+                continue  # nobody can read anything just now; ask again when the database is back
+            if account != self._account:
                 await self.close(CLOSE_SIGNED_OUT)
                 return
             for group in self._names:  # the layer forgets a membership after a day
                 await self.channel_layer.group_add(group, self.channel_name)
 
-    async def _join(self, group: str, name: str) -> None:
+    async def _join(self, group: str, name: str, *, account_key: int) -> None:
         if group not in self._names:
-            watched.add(group, account_key=self._account.pk)
+            watched.add(group, account_key=account_key)
             await self.channel_layer.group_add(group, self.channel_name)
         self._names[group] = name
 

@@ -113,13 +113,14 @@ async def listen_for_ever() -> None:
 
 def _touched(payload: str) -> list[str]:
     try:
-        changed = json.loads(payload)
-    except ValueError:
-        changed = None
-    if not isinstance(changed, dict):
+        return watched.touched(json.loads(payload))
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+    ):  # not from our write street; it must not end the listening
         logger.warning("A live message could not be read: %.80r", payload)
         return []
-    return watched.touched(changed)
 
 
 async def _connect() -> psycopg.AsyncConnection[Any]:
@@ -130,4 +131,6 @@ async def _connect() -> psycopg.AsyncConnection[Any]:
         application_name="servwatch-live",
         connect_timeout=10,
         keepalives_idle=30,
+        keepalives_interval=10,
+        keepalives_count=3,
     )

@@ -46,7 +46,7 @@ class ApiTokenAuthentication(BaseAuthentication):
         if token is None:
             raise ServwatchError(
                 Code.AUTH_REQUIRED,
-                _("This API token is not valid. Make a new one in the console under Tokens."),
+                _("This API token is not valid. Make a new one in the console under Account."),
             )
         if token.last_used_at is None or now - token.last_used_at >= NOTE_USE_EVERY:
             api_token_used(token, now=now)

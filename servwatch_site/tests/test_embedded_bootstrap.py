@@ -36,8 +36,15 @@ def clone(tmp_path: Path) -> Path:
 
 
 def set_up(clone: Path) -> str:
+    # The tests may themselves be run by make, which would tell the make in here what it is doing.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     answer = subprocess.run(
-        ["make", f"PYTHON={sys.executable}", "setup"], cwd=clone, capture_output=True, text=True, check=False
+        ["make", f"PYTHON={sys.executable}", "setup"],
+        cwd=clone,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return answer.stdout

@@ -132,7 +132,7 @@
   }
 
   function options(chart, width) {
-    const series = [{ value: function (_, seconds) { return seconds === null ? "–" : time(seconds); } }], bands = [];
+    const series = [{ label: box.dataset.time, value: function (_, seconds) { return seconds === null ? "–" : time(seconds); } }], bands = [];
     chart.lines.forEach(function (line, place) {
       const stroke = colour("--c" + (place % 8 + 1));
       series.push({ label: line.label, stroke: stroke, width: 1.6, points: { show: false, size: 5 }, spanGaps: false, value: function (_, value) { return shown(value, chart.unit); } });

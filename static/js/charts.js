@@ -20,6 +20,7 @@
 
   function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
 
+  const POWERS = Array.from({ length: 60 }, function (_, power) { return 2 ** power; });
   const BINARY = ["", "Ki", "Mi", "Gi", "Ti", "Pi"];
   function shown(value, unit) {
     if (value === null || value === undefined) return "–";
@@ -150,7 +151,7 @@
       focus: { alpha: 0.35 },
       scales: { x: { time: true }, y: { range: range(chart) } },
       tzDate: function (seconds) { return uPlot.tzDate(new Date(seconds * 1000), zone); },
-      axes: [Object.assign({}, axis, { values: ticks }), Object.assign({}, axis, { size: 84, values: function (_, values) { return values.map(function (value) { return shown(value, chart.unit === "B" || chart.unit === "B/s" ? chart.unit : ""); }); } })],
+      axes: [Object.assign({}, axis, { values: ticks }), Object.assign({}, axis, { size: 84, incrs: chart.unit === "B" || chart.unit === "B/s" ? POWERS : undefined, values: function (_, values) { return values.map(function (value) { return shown(value, chart.unit === "B" || chart.unit === "B/s" ? chart.unit : ""); }); } })],
       hooks: { setSelect: [function (plot) { chosen(plot); }], ready: [function (plot) { keys(plot, chart); }] },
     };
   }

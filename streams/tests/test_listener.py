@@ -7,7 +7,8 @@ from django.db import connection
 from devices.models import RefusedSignIn
 from devices.selectors import device_traffic
 from servwatch_site.tests.broker import MqttClient
-from servwatch_site.tests.listening import ListeningTestCase
+from servwatch_site.tests import listening
+from servwatch_site.tests.listening import ListenerProcess, ListeningTestCase
 from servwatch_site.tests.waiting import wait_until
 from streams.connectors.mqtt import delivery_digest
 from streams.connectors.mqtt_client import Packet
@@ -88,6 +89,25 @@ class ListenerTest(ListeningTestCase):
         assert len(newest.packet_ids) == len(newest.digests)
         assert newest.packet_ids[-1] > 0
         assert (datetime.now(UTC) - newest.received_at).total_seconds() < 60
+
+
+class TwoListenersTest(ListeningTestCase):
+    def test_a_second_listener_of_the_slot_waits_and_takes_over_when_the_first_dies(self) -> None:
+        with ListenerProcess(
+            mqtt_port=self.broker.port, database_url=listening.test_database_url()
+        ) as second:
+            with self.device() as device:
+                for number in range(20):
+                    device.deliver(f"{self.device_token}/json/web-1", str(number))
+                wait_until(lambda: len(values("web-1")) == 20, what="messages with two listeners")
+                self.listener.kill()
+                for number in range(20, 40):
+                    device.deliver(f"{self.device_token}/json/web-1", str(number))
+                wait_until(lambda: len(values("web-1")) == 40, what="messages through the second")
+            assert values("web-1") == list(range(40))
+            assert second.running.poll() is None
+            assert device_traffic(self.web1) == Traffic(received=40, stored=40)
+        self.listener.start()  # so that the end of the test finds one to stop
 
 
 class BrokerAccessTest(ListeningTestCase):

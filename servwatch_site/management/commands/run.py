@@ -132,7 +132,8 @@ def _prepare(installation: Installation) -> FirstRun:
     except DatabaseError as error:
         log = installation.data_dir / "log" / "postgres.log"
         hint = f"{log} may say more" if installation.own_database else "Start it, or correct DATABASE_URL"
-        raise EmbeddedError(f"The database cannot be prepared: {str(error).strip()}. {hint}.") from error
+        said = " ".join(str(error).split()).rstrip("?.")
+        raise EmbeddedError(f"The database cannot be prepared: {said}. {hint}.") from error
     finally:
         connection.close()
 

@@ -6,8 +6,8 @@ from django.db import connection
 
 from devices.models import RefusedSignIn
 from devices.selectors import device_traffic
-from servwatch_site.tests.broker import MqttClient
 from servwatch_site.tests import listening
+from servwatch_site.tests.broker import MqttClient
 from servwatch_site.tests.listening import ListenerProcess, ListeningTestCase
 from servwatch_site.tests.waiting import wait_until
 from streams.connectors.mqtt import delivery_digest

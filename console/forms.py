@@ -124,7 +124,10 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
 class ApiTokenForm(forms.Form):
     name = forms.CharField(label=_("Name"), max_length=64)
     scopes = forms.MultipleChoiceField(
-        label=_("Scopes"), choices=ApiToken.Scope.choices, widget=forms.CheckboxSelectMultiple, initial=["read"]
+        label=_("Scopes"),
+        choices=ApiToken.Scope.choices,
+        widget=forms.CheckboxSelectMultiple,
+        initial=["read"],
     )
     expires_in_days = forms.IntegerField(
         label=_("Expires after (days)"), min_value=1, max_value=3650, required=False

@@ -26,5 +26,6 @@ urlpatterns = [
     path("account/api-tokens/", account.api_token_new, name="api-token-new"),
     path("account/api-tokens/<int:pk>/revoke/", account.api_token_end, name="api-token-end"),
     path("sign-in/once/<str:uid>/<str:token>/", sign_in.sign_in_once, name="sign-in-once"),
+    path("agent/servwatch_agent.py", sign_in.agent_program, name="agent-program"),
     path("health", sign_in.health, name="health"),
 ]

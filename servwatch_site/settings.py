@@ -51,6 +51,7 @@ HTTP_HOST = env_text("SERVWATCH_HTTP_HOST", "127.0.0.1")
 HTTP_PORT = env_int("SERVWATCH_HTTP_PORT", 8000, low=1, high=65535)
 MQTT_HOST = env_text("SERVWATCH_MQTT_HOST", "127.0.0.1")
 MQTT_PORT = env_int("SERVWATCH_MQTT_PORT", 1883, low=1, high=65535)
+BROKER_IS_NAMED = bool(env_text("MQTT_URL"))
 MQTT_URL = env_text("MQTT_URL") or f"mqtt://{reachable(MQTT_HOST)}:{MQTT_PORT}"
 MQTT_PROTOCOL = env_int("SERVWATCH_MQTT_PROTOCOL", 4, low=4, high=5)
 # Tells installations apart that share a broker or a secret key.

@@ -43,6 +43,11 @@ def device_tokens_in_force() -> Mapping[str, str]:
     return {row.account.user_id: row.reveal() for row in rows}
 
 
+def several_accounts() -> bool:
+    """Whether this installation serves more than one account."""
+    return Account.objects.all()[:2].count() > 1
+
+
 def account_traffic(account_key: int) -> Traffic:
     """The account's counters over all writers."""
     with connection.cursor() as cursor:

@@ -11,7 +11,7 @@ from channels.models import Channel, Stream
 from console.ranges import range_parse
 from console.sign_in import sign_in_url, user_from_link
 from console.views.refused import payload_text
-from devices.models import Device, UnknownDevice
+from devices.models import Device, RefusedSignIn, UnknownDevice
 from devices.services import device_create, device_update
 from servwatch_site.tests.cast import NOW
 from servwatch_site.tests.street import StreetTestCase
@@ -252,6 +252,13 @@ class RefusedPageTest(ConsoleTestCase):
         self.text("/refused/?device=unknown", status=404)
         self.post("/refused/decide/", {"action": "delete", "message": ["zzz", "99999999999999999999"]})
 
+    def test_refused_connections_are_for_staff_where_several_accounts_share_the_broker(self) -> None:
+        RefusedSignIn.objects.create(client_id="", address="192.0.2.7", reason="not authorised", at=NOW)
+        assert "192.0.2.7" not in self.text("/refused/")
+        self.alice.is_staff = True
+        self.alice.save()
+        assert "192.0.2.7" in self.text("/refused/")
+
     def test_payloads_are_shown_as_text_or_hexadecimal(self) -> None:
         assert payload_text(b'{"a": 1}') == '{"a": 1}'
         assert payload_text(b"\x00\x01") == "00 01"
@@ -302,6 +309,10 @@ class SignInTest(ConsoleTestCase):
         self.text("/")
         self.client.logout()
         assert "has been used" in self.text(path, status=410)
+
+    def test_the_agent_can_be_fetched_without_a_sign_in(self) -> None:
+        self.client.logout()
+        assert "def main" in self.text("/agent/servwatch_agent.py")
 
     def test_a_made_up_link_signs_nobody_in(self) -> None:
         for uid, token in (("MQ", "x-y"), ("%", ""), ("9" * 300, "x"), ("-", "-")):

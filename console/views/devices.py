@@ -1,6 +1,7 @@
 """A device's page, its form, and how to add one."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib import messages
@@ -29,6 +30,9 @@ from servwatch_site.errors import ServwatchError
 from streams.charts import Source
 from streams.selectors_console import newest_of_device
 from tokens.selectors import device_token_reveal
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 
 
 @require_GET
@@ -132,15 +136,26 @@ def add_server(request: HttpRequest) -> HttpResponse:
     account = account_of(request)
     if request.GET.get("fragment"):
         return render(request, "console/devices/_arrivals.html", _arrivals(request))
-    address = settings.MQTT_URL.partition("://")[2]
-    host, _colon, port = address.rpartition(":")
+    host, port = _broker_seen_by(request)
     context = {
         "host": host,
         "port": port,
+        "loopback": host in LOOPBACK,
+        "base_url": f"{request.scheme}://{request.get_host()}",
         "token": device_token_reveal(account),
         **_arrivals(request),
     }
     return render(request, "console/devices/add.html", context)
+
+
+def _broker_seen_by(request: HttpRequest) -> tuple[str, int]:
+    """Where a device reaches the broker: as it is named, or the host of this page when it listens everywhere."""
+    named = urlsplit(settings.MQTT_URL)
+    host = named.hostname or settings.MQTT_HOST
+    everywhere = not settings.BROKER_IS_NAMED and settings.MQTT_HOST in EVERYWHERE
+    if everywhere:
+        host = request.get_host().rpartition(":")[0] or request.get_host()
+    return host, named.port or 1883
 
 
 def _arrivals(request: HttpRequest) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from console.access import account_of, account_page, query_text
 from devices.models import Device
 from devices.selectors import device_get_for_account, refusals_by_reason, refused_sign_ins, unknown_devices
 from streams.refused import refused_delete, refused_list, refused_replay
+from tokens.selectors import several_accounts
 
 PAGE_ROWS = 50
 
@@ -36,7 +37,7 @@ def refused(request: HttpRequest) -> HttpResponse:
         "device": device,
         "reasons": refusals_by_reason(account.pk),
         "unknown": unknown_devices(account),
-        "sign_ins": refused_sign_ins(),
+        "sign_ins": refused_sign_ins() if _may_see_sign_ins(request) else None,
         "now": timezone.now(),
     }
     return render(request, "console/refused/refused.html", context)
@@ -59,6 +60,11 @@ def refused_decide(request: HttpRequest) -> HttpResponse:
     else:
         _replay(request, ids)
     return redirect("console:refused")
+
+
+def _may_see_sign_ins(request: HttpRequest) -> bool:
+    """The broker cannot say whose connection it refused: among several accounts only staff may see the addresses."""
+    return bool(getattr(request.user, "is_staff", False)) or not several_accounts()
 
 
 def _replay(request: HttpRequest, ids: list[int] | None) -> None:

@@ -1,5 +1,6 @@
 """Signing in by a link that works once, and the answer to "are you there"."""
 
+from django.conf import settings
 from django.contrib.auth import login
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -18,6 +19,13 @@ def sign_in_once(request: HttpRequest, uid: str, token: str) -> HttpResponse:
         return render(request, "console/link_used.html", status=410)
     login(request, user, backend="allauth.account.auth_backends.AuthenticationBackend")
     return redirect("console:fleet")
+
+
+@require_GET
+def agent_program(request: HttpRequest) -> HttpResponse:
+    """The agent as one file, for servers that fetch it. Nothing in it is secret, so nobody has to sign in."""
+    program = settings.BASE_DIR / "agent" / "servwatch_agent.py"
+    return HttpResponse(program.read_bytes(), content_type="text/x-python; charset=utf-8")
 
 
 @require_GET

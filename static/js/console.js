@@ -88,12 +88,12 @@
   document.querySelectorAll(".copy").forEach(function (box) {
     if (!navigator.clipboard) return;
     const button = document.createElement("button");
-    button.type = "button"; button.className = "plain"; button.textContent = "⧉";
-    button.setAttribute("aria-label", "copy");
+    const words = document.getElementById("content").dataset;
+    button.type = "button"; button.className = "plain"; button.textContent = words.copy;
     button.addEventListener("click", async function () {
       await navigator.clipboard.writeText(box.querySelector("pre").textContent);
-      button.textContent = "✓";
-      setTimeout(function () { button.textContent = "⧉"; }, 1500);
+      button.textContent = words.copied;
+      setTimeout(function () { button.textContent = words.copy; }, 1500);
     });
     box.append(button);
   });

@@ -37,6 +37,7 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # Channel
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._names: dict[str, str] = {}  # group -> the name the page knows it by
+        self._seen: dict[str, int] = {}  # group -> its count of changes when the page was told last
         self._changed: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._account: Account | None = None
@@ -89,13 +90,17 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # Channel
         await self.send_json({"subscribed": sorted(groups.values())})
 
     async def live_changed(self, event: Mapping[str, str]) -> None:
-        """A group of this page was touched: tell it now, or together with what comes in the next half second."""
-        name = self._names.get(event["group"])
-        if name is None:
-            return
-        self._changed.add(name)
+        """Something of this page was touched: tell it now, or together with what comes in the next half second.
+
+        The message is only a bell: messages before it may have been dropped, so every group is looked at.
+        """
+        for group, name in self._names.items():
+            changes = watched.changes(group)
+            if changes != self._seen[group]:
+                self._seen[group] = changes
+                self._changed.add(name)
         sender = self._tasks.get("send")
-        if sender is None or sender.done():
+        if self._changed and (sender is None or sender.done()):
             self._tasks["send"] = asyncio.create_task(self._send_changes())
 
     async def _send_changes(self) -> None:
@@ -120,13 +125,15 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # Channel
                 await self.channel_layer.group_add(group, self.channel_name)
 
     async def _join(self, group: str, name: str, *, account_key: int) -> None:
-        if group not in self._names:
-            watched.add(group, account_key=account_key)
-            await self.channel_layer.group_add(group, self.channel_name)
+        known = group in self._names
         self._names[group] = name
+        if not known:
+            watched.add(group, account_key=account_key)
+            self._seen[group] = watched.changes(group)
+            await self.channel_layer.group_add(group, self.channel_name)
 
     async def _leave(self, group: str) -> None:
-        del self._names[group]
+        del self._names[group], self._seen[group]
         watched.discard(group)
         await self.channel_layer.group_discard(group, self.channel_name)
 

@@ -4,13 +4,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db.models import Max
+from django.db.models import F, Max, Window
+from django.db.models.functions import RowNumber
 from django.utils.translation import gettext as _
 
 from channels.keys import Scalar, flatten
 from channels.models import Channel, Latest, Stream, Tag
 from servwatch_site.errors import Code, ServwatchError
 from tokens.models import Account
+
+ROWS_OF_A_SHAPE = 50
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,15 @@ def channel_rows(parts: Sequence[tuple[Channel, str | None]], *, by_tag: bool = 
 
 def stream_list(channel: Channel) -> list[StreamNow]:
     """The streams of a channel with their newest values over all its devices."""
-    values = {now.key: now for now in values_now(Latest.objects.filter(channel_key=channel.pk))}
+    values = {now.key: now for now in values_now(_newest_rows(channel))}
     return [_stream_now(stream, values.get(stream.key)) for stream in _streams(channel)]
+
+
+def _newest_rows(channel: Channel) -> list[Latest]:
+    """The newest of the channel's latest rows, some of each tag and shape: thousands of devices say the same keys."""
+    rank = Window(RowNumber(), partition_by=[F("tag"), F("shape")], order_by=F("at").desc())
+    rows = Latest.objects.filter(channel_key=channel.pk).annotate(rank=rank)
+    return list(rows.filter(rank__lte=ROWS_OF_A_SHAPE))
 
 
 def stream_meta(channel: Channel) -> dict[str, Stream]:

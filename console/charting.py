@@ -67,7 +67,8 @@ def range_of(request: HttpRequest) -> Range:
 def chart_json(request: HttpRequest, source: Source) -> JsonResponse:
     """`key=` (repeatable) over the page's span: times in epoch seconds, and per key avg, min and max."""
     span = range_of(request)
-    found = chart(source, request.GET.getlist("key"), start=span.start, end=span.end)
+    keys = [key for key in request.GET.getlist("key") if "\0" not in key]
+    found = chart(source, keys, start=span.start, end=span.end)
     answer = JsonResponse(_as_json(found, span))
     answer["Cache-Control"] = "no-store"
     return answer

@@ -65,6 +65,12 @@ def device_update(device: Device, *, changes: Mapping[str, Any], now: datetime) 
 
 
 @transaction.atomic
+def device_refuse(device: Device) -> None:
+    """Turn a new device down: it stays known and disabled, so that it does not come back as a new one."""
+    Device.objects.filter(pk=device.pk).update(enabled=False, pending=False, config_version=config_bump())
+
+
+@transaction.atomic
 def device_delete(device: Device, *, now: datetime) -> None:
     """Take the device away at once: its id is free, its records stay in their channel."""
     Device.objects.filter(pk=device.pk, deleted_at=None).update(

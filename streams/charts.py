@@ -3,6 +3,7 @@
 One pass over the records serves all paths. Minimum and maximum stand beside the average, so that spikes survive.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -128,11 +129,26 @@ def _columns(keys: Sequence[str]) -> tuple[str, list[Any]]:
         if key == BARE_KEY:  # also what a bare number is called
             found = "CASE jsonb_typeof(value) WHEN 'object' THEN value #> %s ELSE value END"
         columns.append(
-            f"CASE jsonb_typeof({found}) WHEN 'number' THEN ({found})::float8"
-            f" WHEN 'boolean' THEN ({found})::boolean::int::float8 END AS k{number}"
+            f"CASE coalesce(jsonb_typeof({found}), 'array')"
+            f" WHEN 'number' THEN {_clamped(f'({found})::float8')}"
+            f" WHEN 'boolean' THEN ({found})::boolean::int::float8"
+            f" WHEN 'array' THEN (SELECT avg({_clamped('element::float8')})"
+            f" FROM jsonb_path_query(value, %s::jsonpath) AS element WHERE jsonb_typeof(element) = 'number')"
+            f" END AS k{number}"
         )
-        parameters += [list(key_split(key))] * 3
+        levels = key_split(key)
+        parameters += [list(levels)] * 3 + [_pooled(levels)]
     return ", ".join(columns), parameters
+
+
+def _clamped(number: str) -> str:
+    """SQL for a number small enough that a sum of many is still one."""
+    return f"least(greatest({number}, -1e300), 1e300)"
+
+
+def _pooled(levels: Sequence[str]) -> str:
+    """A jsonpath that also finds the path's numbers inside arrays on the way: they pool under one path."""
+    return "lax $" + "".join(f".{json.dumps(level)}" for level in levels) + "[*]"
 
 
 def _assemble(keys: Sequence[str], rows: Sequence[tuple[Any, ...]], *, step_s: int) -> Chart:

@@ -57,6 +57,16 @@ def refused_list(
     return list(rows.order_by("-pk")[:limit])
 
 
+def refused_ids(account: Account, *, reason: str = "", device_key: int | None = None) -> list[int]:
+    """The ids of all that refused_list() would show page by page."""
+    rows = RefusedMessage.objects.filter(account_key=account.pk)
+    if reason:
+        rows = rows.filter(reason=reason)
+    if device_key is not None:
+        rows = rows.filter(device_key=device_key)
+    return list(rows.values_list("pk", flat=True))
+
+
 def refused_get_for_account(account: Account, pk: int) -> RefusedMessage:
     """One refused message. Raises NOT_FOUND, also for a stranger's."""
     row = RefusedMessage.objects.filter(account_key=account.pk, pk=pk).first()

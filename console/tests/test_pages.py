@@ -141,16 +141,18 @@ class FleetTest(ConsoleTestCase):
         one, two = Device.objects.filter(device_id__startswith="db-").order_by("device_id")
         assert one.enabled and one.channel == self.servers and not one.pending
         assert two.pending
-        self.post("/inbox/", {"device": ["db-2"], "action": "delete"})
-        assert not Device.objects.filter(device_id="db-2", deleted_at=None).exists()
+        self.post("/inbox/", {"device": ["db-2"], "action": "refuse"})
+        two.refresh_from_db()
+        assert not two.pending and not two.enabled
+        assert self.send("json/db-2", "1").new_device is False
 
     def test_the_inbox_touches_only_new_devices_and_own_channels(self) -> None:
         strange = Channel.objects.create(account=self.stranger, number=1)
         account_update(self.owner, new_devices="approve")
         self.send("json/db-1", "1")
-        self.post("/inbox/", {"device": ["web-1"], "action": "delete"})
+        self.post("/inbox/", {"device": ["web-1"], "action": "refuse"})
         self.post("/inbox/", {"device": ["db-1"], "channel": str(strange.pk), "action": "enable"})
-        assert Device.objects.get(device_id="web-1").deleted_at is None
+        assert Device.objects.get(device_id="web-1").enabled
         assert Device.objects.get(device_id="db-1").pending
 
     def test_ids_that_knocked_in_vain_can_be_created(self) -> None:
@@ -193,6 +195,10 @@ class DevicePageTest(ConsoleTestCase):
     def test_a_deleted_device_is_gone(self) -> None:
         self.post("/devices/new-1/delete/", {})
         self.text("/devices/new-1/", status=404)
+
+    def test_nonsense_in_a_charts_address_is_no_error(self) -> None:
+        for query in ("key=%00", "key=", "key=a&range=zzz", "key=a&from=x", "key=%22%5B*%5D"):
+            self.text(f"/devices/web-1/chart.json?{query}")
 
     def test_its_chart_data_follow_the_range(self) -> None:
         self.send("json/web-1", '{"cpu":{"idle":93.1}}')
@@ -238,6 +244,16 @@ class RefusedPageTest(ConsoleTestCase):
         device_update(self.new1, changes={"enabled": True, "channel": self.servers}, now=NOW)
         assert "1 are stored now" in self.post("/refused/decide/", {"action": "replay-all"})
         assert RefusedMessage.objects.count() == 1
+
+    def test_replaying_all_keeps_to_the_filters(self) -> None:
+        self.send("json/new-1", "1")
+        self.send("json/new-1", "2")
+        device_update(self.new1, changes={"enabled": True, "channel": self.servers}, now=NOW)
+        self.post("/refused/decide/", {"action": "replay-all", "reason": "BAD_NUMBER"})
+        self.post("/refused/decide/", {"action": "replay-all", "device": "web-1"})
+        assert RefusedMessage.objects.count() == 2
+        self.post("/refused/decide/", {"action": "replay-all", "device": "new-1"})
+        assert RefusedMessage.objects.count() == 0
 
     def test_it_deletes_what_is_ticked_and_asks_for_a_tick(self) -> None:
         self.send("json/web-1", "{")

@@ -5,6 +5,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.views.decorators.gzip import gzip_page
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from channels.models import Channel
@@ -57,6 +58,7 @@ def channel(request: HttpRequest, number: int) -> HttpResponse:
     return render(request, "console/channels/channel.html", context)
 
 
+@gzip_page
 @require_GET
 @account_page
 def channel_chart(request: HttpRequest, number: int) -> JsonResponse:

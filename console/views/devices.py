@@ -1,5 +1,6 @@
 """A device's page, its form, and how to add one."""
 
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
+from django.views.decorators.gzip import gzip_page
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from channels.selectors import latest_of_device, stream_meta
@@ -31,6 +33,7 @@ from streams.charts import Source
 from streams.selectors_console import newest_of_device
 from tokens.selectors import device_token_reveal
 
+ARRIVED_WITHIN = timedelta(minutes=30)
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 
@@ -74,6 +77,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float))
 
 
+@gzip_page
 @require_GET
 @account_page
 def device_chart(request: HttpRequest, device_id: str) -> JsonResponse:
@@ -159,6 +163,7 @@ def _broker_seen_by(request: HttpRequest) -> tuple[str, int]:
 
 
 def _arrivals(request: HttpRequest) -> dict[str, Any]:
-    recent = Device.objects.filter(account=account_of(request), deleted_at=None).order_by("-created_at")[:5]
     now = timezone.now()
+    made = {"account": account_of(request), "deleted_at": None, "created_at__gte": now - ARRIVED_WITHIN}
+    recent = Device.objects.filter(**made).order_by("-created_at")[:5]
     return {"arrivals": [device_now(found, now=now) for found in recent], "now": now}

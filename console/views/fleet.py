@@ -19,7 +19,7 @@ from console.forms import InboxForm
 from console.gauges import GAUGES, gauge_of
 from devices.models import Device
 from devices.selectors import DeviceFilter, device_query, device_rows_now, inbox, unknown_devices
-from devices.services import device_delete, device_update
+from devices.services import device_refuse, device_update
 from streams.charts import sparklines
 
 PAGE_ROWS = 50
@@ -60,14 +60,13 @@ def fleet(request: HttpRequest) -> HttpResponse:
         "query": urlencode({"q": search, "status": status}),
         "now": now,
     }
-    if request.GET.get("fragment"):
-        return render(request, "console/fleet/_rows.html", context)
     context |= {
         "inbox": inbox(account),
         "unknown": unknown_devices(account),
         "channels": channel_list(account),
     }
-    return render(request, "console/fleet/fleet.html", context)
+    page_or_part = "_live.html" if request.GET.get("fragment") else "fleet.html"
+    return render(request, f"console/fleet/{page_or_part}", context)
 
 
 def _query(request: HttpRequest, search: str, status: str, sort: str) -> QuerySet[Device]:
@@ -98,7 +97,7 @@ def _line(paths: tuple[str, ...], lines: dict[str, list[float | None]]) -> list[
 @require_POST
 @account_page
 def inbox_decide(request: HttpRequest) -> HttpResponse:
-    """Enable and map, or delete, the new devices that were ticked."""
+    """Enable and map, or refuse, the new devices that were ticked."""
     account = account_of(request)
     waiting = {device.device_id: device for device in inbox(account)}
     form = InboxForm(request.POST, account=account, device_ids=list(waiting))
@@ -107,10 +106,10 @@ def inbox_decide(request: HttpRequest) -> HttpResponse:
         return redirect("console:fleet")
     chosen = [waiting[device_id] for device_id in form.cleaned_data["device"]]
     now = timezone.now()
-    if request.POST.get("action") == "delete":
+    if request.POST.get("action") == "refuse":
         for device in chosen:
-            device_delete(device, now=now)
-        text = ngettext("%(n)d device is deleted.", "%(n)d devices are deleted.", len(chosen))
+            device_refuse(device)
+        text = ngettext("%(n)d device is refused.", "%(n)d devices are refused.", len(chosen))
     else:
         changes = {"enabled": True, "channel": form.cleaned_data["channel"]}
         for device in chosen:

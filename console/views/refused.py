@@ -10,7 +10,7 @@ from django.views.decorators.http import require_GET, require_POST
 from console.access import account_of, account_page, query_text
 from devices.models import Device
 from devices.selectors import device_get_for_account, refusals_by_reason, refused_sign_ins, unknown_devices
-from streams.refused import refused_delete, refused_list, refused_replay
+from streams.refused import refused_delete, refused_ids, refused_list, refused_replay
 from tokens.selectors import several_accounts
 
 PAGE_ROWS = 50
@@ -51,7 +51,7 @@ def refused_decide(request: HttpRequest) -> HttpResponse:
     ids = [int(text) for text in request.POST.getlist("message") if text.isdecimal() and len(text) < 19]
     action = request.POST.get("action", "")
     if action == "replay-all":
-        _replay(request, None)
+        _replay(request, _shown(request))
     elif not ids:
         messages.error(request, _("Tick at least one message, then choose what to do."))
     elif action == "delete":
@@ -67,7 +67,15 @@ def _may_see_sign_ins(request: HttpRequest) -> bool:
     return bool(getattr(request.user, "is_staff", False)) or not several_accounts()
 
 
-def _replay(request: HttpRequest, ids: list[int] | None) -> None:
+def _shown(request: HttpRequest) -> list[int]:
+    """All that the page's filters let through, on this page of the list and on the others."""
+    device_id = request.POST.get("device", "")
+    device = device_get_for_account(account_of(request), device_id) if device_id else None
+    reason = request.POST.get("reason", "").replace("\0", "")
+    return refused_ids(account_of(request), reason=reason, device_key=device.pk if device else None)
+
+
+def _replay(request: HttpRequest, ids: list[int]) -> None:
     done = refused_replay(account_of(request), ids=ids, now=timezone.now())
     text = _("%(stored)d are stored now, %(duplicate)d were there already, %(still)d are refused as before.")
     messages.info(

@@ -69,7 +69,7 @@
       draw(await answer.json());
     } catch (error) {
       charts.forEach(function (chart) { chart.section.querySelector(".resolution").textContent = box.dataset.failed; });
-      timer = setTimeout(load, 5000);
+      timer = setTimeout(function () { timer = null; load(); }, 5000);
     }
     busy = false;
     if (again) { again = false; load(); }
@@ -139,8 +139,8 @@
       series.push({ label: line.label, stroke: stroke, width: 1.6, points: { show: false, size: 5 }, spanGaps: false, value: function (_, value) { return shown(value, chart.unit); } });
       if (chart.band) {
         const first = series.length;
-        series.push({ label: line.label + " min", stroke: stroke + "55", width: 0.6, points: { show: false }, value: function (_, value) { return shown(value, chart.unit); } });
-        series.push({ label: line.label + " max", stroke: stroke + "55", width: 0.6, points: { show: false }, value: function (_, value) { return shown(value, chart.unit); } });
+        series.push({ label: line.label + " min", class: "band", stroke: stroke + "55", width: 0.6, points: { show: false }, value: function (_, value) { return shown(value, chart.unit); } });
+        series.push({ label: line.label + " max", class: "band", stroke: stroke + "55", width: 0.6, points: { show: false }, value: function (_, value) { return shown(value, chart.unit); } });
         bands.push({ series: [first + 1, first], fill: stroke + "22" });
       }
     });

@@ -42,6 +42,7 @@
   }
 
   function replace(html) {
+    if (fragment.querySelector("input:checked")) return; // somebody is choosing: do not take it from under them
     const open = [...fragment.querySelectorAll("details")].map(function (one) { return one.open; });
     const focused = fragment.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
     const parsed = new DOMParser().parseFromString(html, "text/html");
@@ -60,7 +61,7 @@
     socket.onmessage = function (event) {
       const told = JSON.parse(event.data);
       if (told.subscribed) {
-        if (tries) changed();
+        if (tries) changed(); else refresh(); // what changed between drawing the page and watching it
         tries = 0;
         clearInterval(poll); poll = null;
         show(document.hidden ? "paused" : "live");
@@ -77,6 +78,8 @@
 
   if (watching) {
     connect();
+    // Ages and silence change without any message: look again now and then.
+    setInterval(function () { if (!document.hidden) refresh(); }, 10000);
     document.addEventListener("visibilitychange", function () {
       if (document.hidden) { if (socket && socket.readyState === 1) show("paused"); return; }
       if (socket && socket.readyState === 1) show("live");

@@ -62,9 +62,23 @@ class ChartTest(StreetTestCase):
         keys = ["v", "value", "a\\:b"]
         end = self.begin + timedelta(hours=1)
         got = chart(Source.device(self.web1.pk), keys, start=self.begin, end=end)
-        assert got.series["v"].avg == [1.0, None, 1.0, None, None, None, None]
+        assert got.series["v"].avg == [1.0, None, 1.0, 1.0, None, None, None]
         assert got.series["value"].avg[4:6] == [7.0, 8.0]
         assert got.series["a\\:b"].avg[6] == 9.0
+
+    def test_array_elements_pool_under_one_path(self) -> None:
+        self.send_series(
+            ['{"sensors":[{"c":40},{"c":50},{"c":"off"}]}', '{"sensors":{"c":[1,3]}}', '{"x":1}']
+        )
+        end = self.begin + timedelta(hours=1)
+        got = chart(Source.device(self.web1.pk), ["sensors:c"], start=self.begin, end=end)
+        assert got.series["sensors:c"].avg == [45.0, 2.0, None]
+
+    def test_the_largest_numbers_do_not_overflow_an_average(self) -> None:
+        self.send_series(['{"n":1.7e308}'] * 3)
+        end = self.begin + timedelta(hours=1)
+        got = chart(Source.device(self.web1.pk), ["n"], start=self.begin, end=end, points=2)
+        assert set(got.series["n"].max) == {1e300}
 
     def test_an_empty_span_and_no_keys_are_no_error(self) -> None:
         assert chart(Source.device(self.web1.pk), [], start=self.begin, end=self.begin).times == []

@@ -20,10 +20,10 @@ run: setup
 	@exec $(VENV) manage.py run
 
 setup:
-	@$(PYTHON) servwatch_site/bootstrap.py
+	@"$(PYTHON)" servwatch_site/bootstrap.py
 
 setup-dev:
-	@$(PYTHON) servwatch_site/bootstrap.py --dev
+	@"$(PYTHON)" servwatch_site/bootstrap.py --dev
 .PHONY: setup-dev
 
 test: setup-dev

@@ -102,11 +102,29 @@ class Postgres:
     @property
     def user(self) -> ServerUser:
         if self._user is None:
-            program = self.binaries.path("postgres")
-            self._user = postgres_user.choose(
-                folder=self.data_dir, program=program, files_are_nobodys=self._link.is_symlink()
-            )
+            self._user = self._choose_user()
         return self._user
+
+    def _choose_user(self) -> ServerUser:
+        """As root without user namespaces the programs may lie where nobody cannot go, such as /root."""
+        files_are_nobodys = self._link.is_symlink()
+        program = self.binaries.path("postgres")
+        try:
+            return postgres_user.choose(
+                folder=self.data_dir, program=program, files_are_nobodys=files_are_nobodys
+            )
+        except EmbeddedError:
+            if os.geteuid() != 0:
+                raise
+            copied = postgres_binaries.within_reach(self.binaries, home=_nobodys_home())
+            if copied is None:
+                raise
+            program = copied.path("postgres")
+            user = postgres_user.choose(
+                folder=self.data_dir, program=program, files_are_nobodys=files_are_nobodys
+            )
+            self._binaries = copied
+            return user
 
     def prepare(self, *, say: Callable[[str], None]) -> None:
         """Make what is missing and end what an earlier run left behind; then `command` can be started."""
@@ -150,8 +168,7 @@ class Postgres:
                 "allow any more. Allow it again, or start Servwatch as an ordinary user on a folder of its own."
             )
         if not self._link.is_symlink():
-            NOBODYS_HOME.mkdir(mode=0o755, parents=True, exist_ok=True)
-            home = Path(tempfile.mkdtemp(dir=NOBODYS_HOME, prefix="data-"))
+            home = Path(tempfile.mkdtemp(dir=_nobodys_home(), prefix="data-"))
             (home / "run").mkdir(mode=0o700)
             os.chown(home, postgres_user.NOBODY, postgres_user.NOBODY)
             os.chown(home / "run", postgres_user.NOBODY, postgres_user.NOBODY)
@@ -329,6 +346,13 @@ def _wait_for_orphans(cluster: Path) -> None:
                 f"`kill -9 {numbers}` and start again."
             )
         time.sleep(processes.POLL_S)
+
+
+def _nobodys_home() -> Path:
+    """Where nobody can get at files; open to be passed through, whatever this process's umask is."""
+    NOBODYS_HOME.mkdir(parents=True, exist_ok=True)
+    NOBODYS_HOME.chmod(0o755)
+    return NOBODYS_HOME
 
 
 def _locales(major: int) -> list[list[str]]:

@@ -1,9 +1,11 @@
 """Which PostgreSQL programs there are on this machine, best first."""
 
+import hashlib
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -42,6 +44,30 @@ def find(*, major: int | None = None) -> Binaries:
             return binaries
         seen.append(binaries)
     raise EmbeddedError(_nothing_usable(seen, major=major))
+
+
+def within_reach(binaries: Binaries, *, home: Path) -> Binaries | None:
+    """The wheel's programs copied below `home`, for a user who cannot enter the folder they lie in.
+
+    Their libraries are found relative to them, so both are copied as they lie. None for other programs.
+    """
+    install = binaries.folder.parent
+    if install.parent.name != WHEEL:
+        return None
+    stamp = f"{install}/{install.stat().st_mtime_ns}"
+    target = home / f"programs-{hashlib.sha256(stamp.encode()).hexdigest()[:12]}"
+    if not target.exists():
+        draft = Path(tempfile.mkdtemp(dir=home, prefix="programs-new-"))
+        draft.chmod(0o755)
+        shutil.copytree(install, draft / WHEEL / install.name, symlinks=True)
+        libraries = install.parent.with_name(f"{WHEEL}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, draft / libraries.name, symlinks=True)
+        for path in [draft, *draft.rglob("*")]:
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o444))
+        draft.rename(target)
+    return Binaries(target / WHEEL / install.name / binaries.folder.name, binaries.major)
 
 
 def _named(folder: Path, *, major: int | None) -> Binaries:

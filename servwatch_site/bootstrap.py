@@ -32,8 +32,6 @@ VENDOR_FILES = {
     "uplot/uPlot.iife.min.js": "uplot/dist/uPlot.iife.min.js",
     "uplot/uPlot.min.css": "uplot/dist/uPlot.min.css",
     "uplot/LICENSE": "uplot/LICENSE",
-    "htmx/htmx.min.js": "htmx.org/dist/htmx.min.js",
-    "htmx/LICENSE": "htmx.org/LICENSE",
 }
 
 # What installers write when something of the machine is missing, and what helps.

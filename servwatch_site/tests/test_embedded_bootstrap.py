@@ -56,11 +56,11 @@ def test_it_sets_up_once_and_again_only_what_changed(clone: Path) -> None:
     vendored = {
         str(path.relative_to(clone / "static" / "vendor")) for path in (clone / "static").rglob("*.*")
     }
-    assert vendored >= {"uplot/uPlot.iife.min.js", "uplot/uPlot.min.css", "htmx/htmx.min.js"}
+    assert vendored >= {"uplot/uPlot.iife.min.js", "uplot/uPlot.min.css"}
     assert set_up(clone) == ""
     (clone / "requirements.txt").write_text("# still nothing\n", encoding="utf-8")
     assert set_up(clone) == "Installing the Python packages; the first time takes a while.\n"
-    (clone / "static" / "vendor" / "htmx" / "htmx.min.js").unlink()
+    (clone / "static" / "vendor" / "uplot" / "uPlot.iife.min.js").unlink()
     assert set_up(clone) == "Installing the front-end packages.\n"
     assert set_up(clone) == ""
 

@@ -46,7 +46,12 @@ def reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - read, not bound
 
 
-SECRET_KEY = secret_key()
+try:
+    SECRET_KEY = secret_key()
+except OSError as error:
+    raise ImproperlyConfigured(
+        f"The data folder {DATA_DIR} cannot be used: {error.strerror}. Choose another one with SERVWATCH_DATA_DIR."
+    ) from None
 HTTP_HOST = env_text("SERVWATCH_HTTP_HOST", "127.0.0.1")
 HTTP_PORT = env_int("SERVWATCH_HTTP_PORT", 8000, low=1, high=65535)
 MQTT_HOST = env_text("SERVWATCH_MQTT_HOST", "127.0.0.1")

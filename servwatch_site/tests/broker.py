@@ -114,6 +114,10 @@ class MqttClient:
     ) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        # paho closes its own pair of sockets only when it is collected, and warns when that comes too late.
+        for end in (self._client._sockpairR, self._client._sockpairW):
+            if end is not None:
+                end.close()
 
     def publish(
         self, topic: str, payload: str | bytes, *, qos: int = 1, retain: bool = False

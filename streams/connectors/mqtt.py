@@ -137,8 +137,10 @@ class Listener:
 
     async def _until_lost(self, client: ListenerClient) -> None:
         self._client = client
-        self.connections += 1
-        logger.info("Connected to the broker at %s:%d.", self._address.host, self._address.port)
+        await client.subscribed.wait()
+        if not client.lost.is_set():
+            self.connections += 1
+            logger.info("Connected to the broker at %s:%d.", self._address.host, self._address.port)
         await client.lost.wait()
         await client.close()
         if client.refused_subscription is not None:

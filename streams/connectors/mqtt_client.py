@@ -95,6 +95,7 @@ class ListenerClient:
         self._on_connected = on_connected
         self._paused = False
         self.lost = asyncio.Event()
+        self.subscribed = asyncio.Event()
         self.refused_subscription: str | None = None
         handler = self._client._package_handler
         if not callable(getattr(handler, "_handle_publish_packet", None)):
@@ -161,6 +162,8 @@ class ListenerClient:
             if code >= 128:
                 self.refused_subscription = topic
                 self.lost.set()
+        self.subscribed.set()
 
     def _disconnected(self, _client: Any, _packet: Any, exc: Any = None) -> None:
         self.lost.set()
+        self.subscribed.set()  # nobody waits for an answer that cannot come

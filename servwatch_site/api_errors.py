@@ -4,7 +4,6 @@ import logging
 import secrets
 import sys
 from collections.abc import Mapping
-from math import ceil
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
@@ -17,6 +16,7 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 
 from servwatch_site.errors import Code, ServwatchError
+from tokens.rate_limits import TooManyRequests
 
 API_PATHS = ("v2", "post", "post_v1", "post_v2")
 RETRY_AFTER_S = 5
@@ -29,7 +29,7 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> Response:
     """What REST framework answers when a view raised."""
     request: HttpRequest = context["request"]
     known = error_known(error) or _unknown(error, request)
-    return Response(error_body(known), status=known.status, headers=error_headers(known, cause=error))
+    return Response(error_body(known), status=known.status, headers=error_headers(known))
 
 
 def error_body(error: ServwatchError) -> dict[str, Any]:
@@ -39,13 +39,13 @@ def error_body(error: ServwatchError) -> dict[str, Any]:
     return body
 
 
-def error_headers(error: ServwatchError, *, cause: BaseException | None = None) -> dict[str, str]:
+def error_headers(error: ServwatchError) -> dict[str, str]:
     if error.code is Code.AUTH_REQUIRED:
         return {"WWW-Authenticate": 'Bearer realm="servwatch"'}
     if error.code in (Code.STORAGE_UNAVAILABLE, Code.BROKER_UNAVAILABLE):
         return {"Retry-After": str(RETRY_AFTER_S)}
-    if isinstance(cause, exceptions.Throttled):
-        return {"Retry-After": str(max(1, ceil(getattr(cause, "wait", None) or 1)))}
+    if isinstance(error, TooManyRequests):
+        return error.headers
     return {}
 
 
@@ -60,10 +60,6 @@ def error_known(error: BaseException | None) -> ServwatchError | None:
         return ServwatchError(
             Code.METHOD_NOT_ALLOWED,
             _("This address does not know the method; the header Allow lists those it does."),
-        )
-    if isinstance(error, exceptions.Throttled):
-        return ServwatchError(
-            Code.TOO_MANY_REQUESTS, _("Too many requests. Wait as long as the header Retry-After says.")
         )
     if isinstance(error, (exceptions.NotAuthenticated, exceptions.AuthenticationFailed)):
         return ServwatchError(

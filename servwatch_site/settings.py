@@ -72,9 +72,8 @@ SECURE = BASE_URL.startswith("https://")
 CSRF_TRUSTED_ORIGINS = [BASE_URL]
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE
 SECURE_REFERRER_POLICY = "same-origin"
-SECURE_PROXY_SSL_HEADER = (
-    ("HTTP_X_FORWARDED_PROTO", "https") if env_bool("SERVWATCH_BEHIND_PROXY", False) else None
-)
+BEHIND_PROXY = env_bool("SERVWATCH_BEHIND_PROXY", False)
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if BEHIND_PROXY else None
 X_FRAME_OPTIONS = "DENY"
 
 INSTALLED_APPS = [
@@ -159,8 +158,14 @@ CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.db.DatabaseCache",
         "LOCATION": "servwatch_cache",
-    }
+    },
+    "counters": {"BACKEND": "tokens.counters.CounterCache"},
 }
+RATELIMIT_USE_CACHE = "counters"
+# It knows only caches by name; tokens/tests/test_counters.py shows that this one counts atomically.
+SILENCED_SYSTEM_CHECKS = ["django_ratelimit.W001"]
+# Requests a second that one address may make without a valid token; 0 is no limit.
+ADDRESS_LIMIT = env_int("SERVWATCH_ADDRESS_LIMIT", 20, low=0, high=1_000_000)
 EMAIL_BACKEND = (
     "django.core.mail.backends.smtp.EmailBackend"
     if env_text("SERVWATCH_SMTP_HOST")
@@ -194,6 +199,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["servwatch_site.api_parsing.AnyJsonParser"],
     "DEFAULT_RENDERER_CLASSES": ["servwatch_site.api_parsing.JsonRenderer"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "servwatch_site.api_parsing.AlwaysJson",
+    "DEFAULT_THROTTLE_CLASSES": ["tokens.api_throttle.ApiTokenThrottle"],
     "EXCEPTION_HANDLER": "servwatch_site.api_errors.exception_handler",
     "UNAUTHENTICATED_USER": None,
 }

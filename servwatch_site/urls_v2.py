@@ -7,9 +7,13 @@ from devices.api import DeviceListView, DeviceView
 from servwatch_site.api_errors import api_not_found
 from streams.api import StreamView
 from tokens.api import UserView
+from tokens.api_tokens import DeviceTokenView, TokenListView, TokenView
 
 urlpatterns: list[URLPattern] = [
     re_path(r"^user/?\Z", UserView.as_view()),
+    re_path(r"^token/?\Z", TokenListView.as_view()),
+    re_path(r"^token/device/?\Z", DeviceTokenView.as_view()),
+    re_path(r"^token/(?P<token_id>[^/]+)/?\Z", TokenView.as_view()),
     re_path(r"^device/?\Z", DeviceListView.as_view()),
     re_path(r"^device/(?P<device_id>[^/]+)/?\Z", DeviceView.as_view()),
     re_path(r"^channel/?\Z", ChannelListView.as_view()),

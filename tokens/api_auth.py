@@ -54,7 +54,10 @@ class ApiTokenAuthentication(BaseAuthentication):
 
 
 class HasScope(BasePermission):
-    """Reading needs the scope read, everything else write; asking which methods there are needs none."""
+    """Reading needs the scope read, everything else write, unless the view asks for another one.
+
+    Asking which methods there are needs none.
+    """
 
     def has_permission(self, request: Request, view: Any) -> bool:
         if request.method == "OPTIONS":
@@ -63,7 +66,9 @@ class HasScope(BasePermission):
             raise ServwatchError(
                 Code.AUTH_REQUIRED, _("An API token is missing. Send it in the header X-APITOKEN.")
             )
-        needed = ApiToken.Scope.READ if request.method in READING_METHODS else ApiToken.Scope.WRITE
+        needed = getattr(view, "scope_needed", None) or (
+            ApiToken.Scope.READ if request.method in READING_METHODS else ApiToken.Scope.WRITE
+        )
         if not scope_allows(cast(ApiToken, request.auth), needed):
             raise ServwatchError(
                 Code.FORBIDDEN,

@@ -51,6 +51,9 @@ class Account(models.Model):
     new_devices = models.CharField(max_length=8, choices=NewDevices, default=NewDevices.OPEN)
     default_channel = models.PositiveIntegerField(null=True, blank=True)
     max_devices = models.PositiveIntegerField(default=10_000)
+    # Requests in one second of the wall clock; 0 is no limit.
+    api_per_second = models.PositiveSmallIntegerField(default=3)  # for each API token
+    connector_per_second = models.PositiveSmallIntegerField(default=1)  # for each device over HTTP
     kept_refused_rows = models.PositiveIntegerField(default=100_000)
     kept_refused_bytes = models.PositiveBigIntegerField(default=256 * 1024 * 1024)
     kept_refused_days = models.PositiveSmallIntegerField(default=30)
@@ -106,6 +109,7 @@ class DeviceToken(models.Model):
 
     Found by a keyed digest, kept encrypted because the console must be able to show it again.
     A replaced token keeps its row: messages the broker had accepted under it are still on their way.
+    `overlap_until`: so long the HTTP connector goes on taking a replaced one.
     """
 
     account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="device_tokens")
@@ -113,6 +117,7 @@ class DeviceToken(models.Model):
     ciphertext = models.TextField()
     created_at = models.DateTimeField(auto_now_add=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
+    overlap_until = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         constraints = [

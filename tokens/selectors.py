@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import connection
+from django.utils import timezone
+from django.utils.translation import gettext as _
 
+from servwatch_site.errors import Code, ServwatchError
 from tokens.crypto import API_TOKEN, DEVICE_TOKEN, keyed_digest
 from tokens.models import Account, ApiToken, DeviceToken
 
@@ -26,6 +29,41 @@ def api_token_find(secret: str, *, now: datetime) -> ApiToken | None:
     digest = keyed_digest(API_TOKEN, secret)
     token = ApiToken.objects.select_related("account").filter(digest=digest).first()
     return token if token and token.is_valid(now=now) else None
+
+
+def api_token_list(account: Account, *, now: datetime, after: str = "") -> list[ApiToken]:
+    """The account's tokens in force, the oldest first; `after` is the key of the last one seen."""
+    rows = ApiToken.objects.filter(account=account, revoked_at=None).exclude(expires_at__lte=now)
+    if after.isascii() and after.isdecimal() and len(after) <= 18:
+        rows = rows.filter(pk__gt=int(after))
+    return list(rows.order_by("pk"))
+
+
+def api_token_get_for_account(account: Account, pk: int, *, now: datetime) -> ApiToken:
+    """The account's token in force. Raises NOT_FOUND, also for a stranger's."""
+    token = ApiToken.objects.select_related("account").filter(account=account, pk=pk).first()
+    if token is None or not token.is_valid(now=now):
+        raise ServwatchError(
+            Code.NOT_FOUND, _("There is no such API token; it may be revoked or expired. List them first.")
+        )
+    return token
+
+
+@dataclass(frozen=True)
+class DeviceTokenNow:
+    """The device token in the clear. `previous_until`: so long the HTTP connector takes the one before."""
+
+    secret: str
+    created_at: datetime
+    previous_until: datetime | None
+
+
+def device_token_now(account: Account) -> DeviceTokenNow:
+    """The account's present device token, for its owner's eyes."""
+    row = DeviceToken.objects.get(account=account, revoked_at=None)
+    overlap = DeviceToken.objects.filter(account=account, overlap_until__gt=timezone.now())
+    until = overlap.order_by("-overlap_until").values_list("overlap_until", flat=True).first()
+    return DeviceTokenNow(row.reveal(), row.created_at, until)
 
 
 def device_token_reveal(account: Account) -> str:

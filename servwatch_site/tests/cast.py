@@ -1,6 +1,7 @@
 """The small cast most tests need: an owner, a stranger, two channels, a mapped and a new device."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from django.test import TestCase
 
@@ -12,6 +13,7 @@ from tokens.models import Account, User
 from tokens.selectors import device_token_reveal
 from tokens.services import account_create, api_token_issue, user_create
 
+NO_LIMITS: dict[str, Any] = {"api_per_second": 0, "connector_per_second": 0}  # tests ask as fast as they can
 NOW = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
 
 
@@ -35,9 +37,9 @@ class Cast:
     @classmethod
     def make_cast(cls) -> None:
         cls.owner = account_create(
-            organization="Alice Hosting", email="alice@example.org", locale="Asia/Tokyo"
+            organization="Alice Hosting", email="alice@example.org", locale="Asia/Tokyo", **NO_LIMITS
         )
-        cls.stranger = account_create(organization="Mallory Ltd", email="mallory@example.org")
+        cls.stranger = account_create(organization="Mallory Ltd", email="mallory@example.org", **NO_LIMITS)
         cls.alice = user_create(email="alice@example.org", account=cls.owner)
         cls.mallory = user_create(email="mallory@example.org", account=cls.stranger)
         cls.api_token = api_token_issue(cls.owner, name="test", scopes=["read", "write", "admin"])[1]

@@ -16,6 +16,7 @@ _server = None if _named else TemporaryPostgres()
 # Settings are read once, before any fixture runs.
 os.environ["DATABASE_URL"] = _named or (_server.url if _server else "")
 os.environ["SERVWATCH_SECRET_KEY"] = "the-secret-key-of-the-test-run-0123456789"
+os.environ["SERVWATCH_ADDRESS_LIMIT"] = "0"  # every test comes from the same address
 os.environ["SERVWATCH_DATA_DIR"] = tempfile.mkdtemp(prefix="servwatch-data-")
 
 

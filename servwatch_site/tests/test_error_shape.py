@@ -16,6 +16,8 @@ from servwatch_site import api_errors, urls_v2
 from servwatch_site.api_parsing import MAX_BODY_BYTES
 from servwatch_site.errors import HTTP_STATUS, Code
 from servwatch_site.tests.api import ApiTestCase, read
+from tokens.models import ApiToken
+from tokens.rate_limits import Usage
 
 SAMPLES = {"device_id": "web-1", "channel_id": "0"}
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
@@ -32,6 +34,9 @@ def paths() -> list[str]:
 
 
 class RouteWalkTest(ApiTestCase):
+    def setUp(self) -> None:
+        SAMPLES["token_id"] = str(ApiToken.objects.get(account=self.owner, name="reader").pk)
+
     def test_there_are_routes_to_walk(self) -> None:
         assert len(paths()) >= 14
 
@@ -198,7 +203,7 @@ class AroundTheViewsTest(ApiTestCase):
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (exceptions.Throttled(wait=0.2), Code.TOO_MANY_REQUESTS),
+        (Usage(3, 4).error(), Code.TOO_MANY_REQUESTS),
         (exceptions.NotAuthenticated(), Code.AUTH_REQUIRED),
         (exceptions.PermissionDenied(), Code.FORBIDDEN),
         (exceptions.NotFound(), Code.NOT_FOUND),

@@ -27,6 +27,14 @@ class AccountEntry(NamedTuple):
     max_devices: int
     kept_refused_rows: int
     kept_refused_bytes: int
+    connector_per_second: int
+
+
+class TokenEntry(NamedTuple):
+    """Whose device token it is; `until`: so long it counts over HTTP, None without end."""
+
+    account_key: int
+    until: datetime | None
 
 
 class DeviceEntry(NamedTuple):
@@ -54,7 +62,8 @@ class Newcomer:
 
 
 _ACCOUNT_SQL = """
-SELECT a.id, a.user_id, a.locale, a.new_devices, c.id, a.max_devices, a.kept_refused_rows, a.kept_refused_bytes
+SELECT a.id, a.user_id, a.locale, a.new_devices, c.id, a.max_devices, a.kept_refused_rows, a.kept_refused_bytes,
+       a.connector_per_second
 FROM tokens_account a
 LEFT JOIN channels_channel c ON c.account_id = a.id AND c.number = a.default_channel AND c.deleted_at IS NULL
 """
@@ -71,7 +80,7 @@ class Registry:
     def __init__(self) -> None:
         self.version = -1
         self._accounts: dict[int, AccountEntry] = {}
-        self._account_by_token: dict[str, int] = {}
+        self._tokens: dict[str, TokenEntry] = {}
         self._devices: dict[tuple[int, str], DeviceEntry] = {}
         self._channels: dict[int, ChannelEntry] = {}
 
@@ -87,17 +96,29 @@ class Registry:
 
     def account_of(self, cursor: Any, token: str) -> AccountEntry | None:
         """Whose device token this is. A replaced one counts: the broker took the message while it was in force."""
-        key = self._account_by_token.get(token)
-        if key is None:
+        entry = self._token(cursor, token)
+        return None if entry is None else self.account(cursor, entry.account_key)
+
+    def account_of_request(self, cursor: Any, token: str, *, now: datetime) -> AccountEntry | None:
+        """Whose device token a request shows; a replaced one counts until its overlap ends."""
+        entry = self._token(cursor, token)
+        if entry is None or (entry.until is not None and entry.until <= now):
+            return None
+        return self.account(cursor, entry.account_key)
+
+    def _token(self, cursor: Any, token: str) -> TokenEntry | None:
+        entry = self._tokens.get(token)
+        if entry is None:
             cursor.execute(
-                "SELECT account_id FROM tokens_devicetoken WHERE digest = %s", [device_token_digest(token)]
+                "SELECT account_id, CASE WHEN revoked_at IS NOT NULL THEN coalesce(overlap_until, revoked_at) END"
+                " FROM tokens_devicetoken WHERE digest = %s",
+                [device_token_digest(token)],
             )
             row = cursor.fetchone()
             if row is None:
                 return None
-            key = row[0]
-            self._account_by_token[token] = key
-        return self.account(cursor, key)
+            entry = self._tokens[token] = TokenEntry(*row)
+        return entry
 
     def account(self, cursor: Any, key: int) -> AccountEntry | None:
         if key not in self._accounts:
@@ -182,6 +203,7 @@ class Registry:
     def _reload(self, cursor: Any, *, since: int) -> None:
         cursor.execute(f"{_ACCOUNT_SQL} WHERE a.id = ANY(%s)", [list(self._accounts)])
         self._accounts.clear()
+        self._tokens.clear()
         self._keep_accounts(cursor.fetchall())
         cursor.execute("SELECT id, retention_days FROM channels_channel WHERE config_version > %s", [since])
         self._keep_channels(cursor.fetchall())

@@ -3,7 +3,7 @@
 import logging
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
@@ -16,11 +16,12 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 
 from servwatch_site.errors import Code, ServwatchError
-from tokens.rate_limits import TooManyRequests
 
 API_PATHS = ("v2", "post", "post_v1", "post_v2")
 RETRY_AFTER_S = 5
 MAX_FIELD_TEXT = 500
+
+AsyncView = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +41,12 @@ def error_body(error: ServwatchError) -> dict[str, Any]:
 
 
 def error_headers(error: ServwatchError) -> dict[str, str]:
+    headers = dict(error.headers)
     if error.code is Code.AUTH_REQUIRED:
-        return {"WWW-Authenticate": 'Bearer realm="servwatch"'}
+        headers["WWW-Authenticate"] = 'Bearer realm="servwatch"'
     if error.code in (Code.STORAGE_UNAVAILABLE, Code.BROKER_UNAVAILABLE):
-        return {"Retry-After": str(RETRY_AFTER_S)}
-    if isinstance(error, TooManyRequests):
-        return error.headers
-    return {}
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    return headers
 
 
 def error_known(error: BaseException | None) -> ServwatchError | None:
@@ -120,6 +120,19 @@ def handler500(request: HttpRequest) -> HttpResponseBase:
         return defaults.server_error(request)
     error = sys.exc_info()[1]
     return _answer(error_known(error) or _unknown(error, request))
+
+
+def in_shape(view: AsyncView) -> AsyncView:
+    """A view outside REST framework whose errors leave in the same shape."""
+
+    @csrf_exempt
+    async def shaped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        try:
+            return await view(request, *args, **kwargs)
+        except Exception as error:
+            return _answer(error_known(error) or _unknown(error, request))
+
+    return shaped
 
 
 def _answer(error: ServwatchError) -> HttpResponse:

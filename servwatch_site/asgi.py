@@ -19,6 +19,7 @@ from channels.security.websocket import AllowedHostsOriginValidator
 from django.urls import path
 
 from streams.consumers import LiveConsumer
+from streams.intake import intake
 from streams.live import listen_for_ever
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -34,6 +35,7 @@ async def lifespan(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     listening.cancel()
     with suppress(asyncio.CancelledError):
         await listening
+    await asyncio.to_thread(intake().close)
     await send({"type": "lifespan.shutdown.complete"})
 
 

@@ -82,13 +82,22 @@ class ServwatchError(Exception):
     """Something a person or program asked for cannot be done, and says why.
 
     `message` is one plain sentence with the next step; `fields` names what was wrong with single fields.
+    `headers` go with the answer over HTTP.
     """
 
-    def __init__(self, code: Code, message: str, *, fields: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        fields: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.fields = dict(fields or {})
+        self.headers = dict(headers or {})
 
     @property
     def status(self) -> int:

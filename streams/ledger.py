@@ -68,6 +68,12 @@ class Ledger:
             tally.refused += 1
         self.refusals[(account_key, device_key, reason)] += 1
 
+    def limited(self, account_key: int, device_key: int, count: int, *, at: datetime) -> None:
+        """Requests that came too often, and whose contents nobody read: each counts as one."""
+        self.received(account_key, device_key, count, at=at)
+        for tally in self.tallies(account_key, device_key):
+            tally.limited += count
+
     def replayed(self, account_key: int, device_key: int, *, was_device_key: int, reason: str) -> None:
         """A refused measurement is tried again: it was received long ago and is no longer refused."""
         account, device = self.tallies(account_key, device_key)

@@ -70,3 +70,21 @@ class DeliveryBatch(models.Model):
 
     def __str__(self) -> str:
         return f"slot {self.slot}: {len(self.packet_ids)} deliveries"
+
+
+class KeptAnswer(models.Model):
+    """The answer to a request that came with an Idempotency-Key, kept for a day to be given again.
+
+    Written in the transaction of the request's data. Keys and requests are kept as digests of 32 bytes.
+    """
+
+    pk = models.CompositePrimaryKey("account_key", "key_digest")
+    account_key = models.BigIntegerField()
+    key_digest = models.BinaryField(max_length=32)
+    request_digest = models.BinaryField(max_length=32)
+    status = models.SmallIntegerField()
+    body = models.BinaryField()
+    created_at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return f"{self.account_key}: {self.status}"

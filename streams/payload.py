@@ -96,7 +96,7 @@ def parse(kind: Kind, payload: bytes, *, tag: str | None, zone: tzinfo) -> Parse
             return [_binary(payload, tag=tag)]
         if kind is Kind.STATE:
             return _state(payload)
-        return [_form(payload)]
+        return [_form(payload, tag=tag)]
     except _BadPayload as error:
         return [error.refusal]
 
@@ -132,6 +132,28 @@ def _parse_json(payload: bytes, *, tag: str | None, zone: tzinfo) -> Parsed:
     keys, shape = _examine(value)
     text = payload.decode()
     return [Measurement(None, tag, FORM_JSON, value, text, digest_of(tag, payload), keys, shape, repeated)]
+
+
+def exact_json(payload: bytes) -> Any | Refusal:
+    """A JSON body as Python values with integers of any size, checked like a payload."""
+    try:
+        return _load(payload)[0]
+    except _BadPayload as error:
+        return error.refusal
+
+
+def measurement_of(value: Any, *, at: datetime | None, tag: str | None) -> Measurement | Refusal:
+    """Metrics that are Python values already, such as those of a REST request, checked like a payload's."""
+    try:
+        # Written and read again, so that what a payload may not hold is found the same way.
+        text = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        if len(text) > MAX_PAYLOAD_BYTES:
+            raise _BadPayload(Code.PAYLOAD_TOO_LARGE, f"a value takes more than {MAX_PAYLOAD_BYTES} bytes")
+        checked, _exact, _repeated = _load(text)
+        keys, shape = _examine(checked)
+        return Measurement(at, tag, FORM_JSON, checked, text.decode(), digest_of(tag, text), keys, shape, 0)
+    except _BadPayload as error:
+        return error.refusal
 
 
 def is_envelope(value: Any) -> bool:
@@ -350,7 +372,7 @@ def _shape(value: dict[str, Any]) -> int:
 # --- older and other forms ---
 
 
-def _form(payload: bytes) -> Measurement:
+def _form(payload: bytes, *, tag: str | None) -> Measurement:
     """`v=11.1&v2=47.9`: up to four values, answered flat."""
     flat: dict[str, str | int | float] = {}
     for name, text in _pairs(payload):
@@ -362,7 +384,7 @@ def _form(payload: bytes) -> Measurement:
         raise _BadPayload(Code.INVALID_VALUE, "the message holds no value; send v=...")
     keys, shape = _examine(flat)
     text = orjson.dumps(flat).decode()
-    return Measurement(None, None, FORM_FLAT, flat, text, digest_of(None, payload), keys, shape, 0)
+    return Measurement(None, tag, FORM_FLAT, flat, text, digest_of(tag, payload), keys, shape, 0)
 
 
 def _binary(payload: bytes, *, tag: str | None) -> Measurement:

@@ -17,7 +17,7 @@ from servwatch_site.errors import Code
 from streams.caps import RefusedCaps
 from streams.live import LIVE_NOTIFY, live_payload
 from streams.payload import Parsed, Refusal, parse
-from streams.plan import Incoming, Outcome, Plan, Prepared
+from streams.plan import Incoming, Outcome, Plan, Prepared, RestWrite
 from streams.topics import topic_parse
 from streams.writer import Writer
 
@@ -48,8 +48,8 @@ class Street:
         self.registry = registry or Registry()
         self._caps = RefusedCaps()
 
-    def process(self, batch: Sequence[Incoming]) -> list[list[Outcome]]:
-        """Commit a batch and return the outcomes of each message, in order.
+    def process(self, batch: Sequence[Incoming | RestWrite]) -> list[list[Outcome]]:
+        """Commit a batch and return the outcomes of each message, in order. Raises KeyTaken.
 
         What the database refuses as bad data is found by halving the batch, and kept as refused; its
         neighbours are stored. Any other database error is raised: the caller tries the same batch again.
@@ -60,7 +60,7 @@ class Street:
             # What the writer remembered may have been stale, such as a day dropped meanwhile. It is forgotten now.
             return self._commit_halving(batch)
 
-    def _commit_halving(self, batch: Sequence[Incoming]) -> list[list[Outcome]]:
+    def _commit_halving(self, batch: Sequence[Incoming | RestWrite]) -> list[list[Outcome]]:
         try:
             return self._commit(batch)
         except (psycopg.DataError, psycopg.IntegrityError) as error:
@@ -71,11 +71,15 @@ class Street:
             middle = len(batch) // 2
             return self._commit_halving(batch[:middle]) + self._commit_halving(batch[middle:])
 
-    def _commit(self, messages: Sequence[Incoming], *, give_up: Refusal | None = None) -> list[list[Outcome]]:
+    def _commit(
+        self, messages: Sequence[Incoming | RestWrite], *, give_up: Refusal | None = None
+    ) -> list[list[Outcome]]:
         while True:
             prepared, newcomers = self._prepare(messages)
             plan = Plan(self.registry, newcomers, now=datetime.now(UTC), give_up=give_up)
-            outcomes = [plan.add(item) for item in prepared]
+            outcomes = [
+                plan.add(item) if isinstance(item, Prepared) else plan.add_write(item) for item in prepared
+            ]
             self.writer.days_ensure(plan.batch.rows)
             with self.writer.transaction() as cursor:
                 if self.registry.refresh(cursor):
@@ -86,12 +90,15 @@ class Street:
             return outcomes
 
     def _prepare(
-        self, messages: Sequence[Incoming]
-    ) -> tuple[list[Prepared], dict[tuple[int, str], Newcomer]]:
+        self, messages: Sequence[Incoming | RestWrite]
+    ) -> tuple[list[Prepared | RestWrite], dict[tuple[int, str], Newcomer]]:
         """Parse, and make sure every device is known or activated."""
         with self.writer.connection.cursor() as cursor:
             self.registry.refresh(cursor)
-            prepared = [self._parse(cursor, message) for message in messages]
+            prepared = [
+                self._parse(cursor, message) if isinstance(message, Incoming) else message
+                for message in messages
+            ]
             missing = self.registry.look_up(cursor, _devices_wanted(prepared))
         if not missing:
             return prepared, {}
@@ -100,7 +107,7 @@ class Street:
         return prepared, newcomers
 
     def _parse(self, cursor: psycopg.Cursor[tuple[Any, ...]], message: Incoming) -> Prepared:
-        topic = topic_parse(message.topic)
+        topic = message.addressed or topic_parse(message.topic)
         account = self.registry.account_of(cursor, topic.token)
         if account is None:
             return Prepared(message, topic, None, [_UNKNOWN_TOKEN])
@@ -127,10 +134,10 @@ _FAULT = Refusal(Code.INTERNAL_ERROR, "reading it failed; replay it after an upd
 _UNKNOWN_TOKEN = Refusal(Code.UNKNOWN_TOKEN, "the topic begins with no account's device token")
 
 
-def _devices_wanted(prepared: Sequence[Prepared]) -> set[tuple[int, str]]:
+def _devices_wanted(prepared: Sequence[Prepared | RestWrite]) -> set[tuple[int, str]]:
     """The devices these messages are about; a message with an unusable topic is about none."""
     return {
         (item.account.key, item.topic.device_id)
         for item in prepared
-        if item.account is not None and item.topic.problem is None
+        if isinstance(item, Prepared) and item.account is not None and item.topic.problem is None
     }

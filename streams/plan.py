@@ -1,6 +1,6 @@
 """From parsed messages to what one transaction writes, with an outcome for every measurement. No database."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -11,24 +11,9 @@ from servwatch_site.errors import Code
 from streams.mapping import route
 from streams.payload import Measurement, Parsed, Refusal, State, within_range
 from streams.topics import Topic
-from streams.writer import Batch, RefusedRow, Row
+from streams.writer import AnswerRow, Batch, RefusedRow, Row
 
 NOBODY = 0  # account and device key where none is known
-
-
-class Incoming(NamedTuple):
-    """A message as a connector received it. `packet_id` 0: nothing to acknowledge (QoS 0, HTTP).
-
-    `redelivered`: the delivery log has shown that it was committed before.
-    """
-
-    topic: str
-    payload: bytes
-    received_at: datetime
-    source: str = "mqtt"
-    packet_id: int = 0
-    digest: int = 0
-    redelivered: bool = False
 
 
 class Outcome(NamedTuple):
@@ -42,6 +27,45 @@ class Outcome(NamedTuple):
     reason: Code | None = None
     detail: str = ""
     new_device: bool = False
+
+
+class Remember(NamedTuple):
+    """That a request's answer is to be kept in the transaction of its data, to be given again (Idempotency-Key).
+
+    `answer` makes status and body of the outcomes; both digests have 32 bytes.
+    """
+
+    key_digest: bytes
+    request_digest: bytes
+    answer: Callable[[list[Outcome]], tuple[int, dict[str, Any]]]
+
+
+class Incoming(NamedTuple):
+    """A message as a connector received it. `packet_id` 0: nothing to acknowledge (QoS 0, HTTP).
+
+    `redelivered`: the delivery log has shown that it was committed before. `addressed`: what a connector without
+    topics knows in their place.
+    """
+
+    topic: str
+    payload: bytes
+    received_at: datetime
+    source: str = "mqtt"
+    packet_id: int = 0
+    digest: int = 0
+    redelivered: bool = False
+    addressed: Topic | None = None
+    remember: Remember | None = None
+
+
+class RestWrite(NamedTuple):
+    """Records that an application writes into a channel, checked already: device keys with measurements."""
+
+    account_key: int
+    channel_key: int
+    rows: Sequence[tuple[int, Measurement]]
+    received_at: datetime
+    remember: Remember | None = None
 
 
 class Prepared(NamedTuple):
@@ -92,8 +116,54 @@ class Plan:
             return [Outcome("duplicate")] * count
         new = self._greet(item, account_key)
         if isinstance(item.parsed, State):
-            return [self._state(item, item.parsed, device)._replace(new_device=new)]
-        return [self._element(item, element, device)._replace(new_device=new) for element in item.parsed]
+            outcomes = [self._state(item, item.parsed, device)]
+        else:
+            outcomes = [self._element(item, element, device) for element in item.parsed]
+        if new:
+            outcomes = [outcome._replace(new_device=True) for outcome in outcomes]
+        self._remember(account_key, message.remember, outcomes, at=message.received_at)
+        return outcomes
+
+    def add_write(self, write: RestWrite) -> list[Outcome]:
+        """Records of an application; what the database refuses of them is told, not kept."""
+        if self._give_up is not None:
+            return [Outcome("refused", self._give_up.code, self._give_up.detail)] * len(write.rows)
+        ledger = self.batch.ledger
+        for device_key, found in write.rows:
+            at = found.at or write.received_at
+            self.batch.rows.append(
+                Row(
+                    device_key,
+                    write.channel_key,
+                    at,
+                    found.digest,
+                    found.form,
+                    found.tag,
+                    found.shape,
+                    found.text,
+                )
+            )
+            self.batch.streams.setdefault(write.channel_key, set()).add(found.keys)
+            ledger.received(write.account_key, device_key, 1, at=write.received_at)
+            ledger.attempted(write.account_key, device_key, repeated_keys=found.repeated_keys)
+            self.devices.add(device_key)
+        self.accounts.add(write.account_key)
+        self.channels.add(write.channel_key)
+        outcomes = [_STORED] * len(write.rows)
+        self._remember(write.account_key, write.remember, outcomes, at=write.received_at)
+        return outcomes
+
+    def _remember(
+        self, account_key: int, remember: Remember | None, outcomes: list[Outcome], *, at: datetime
+    ) -> None:
+        if remember is None:
+            return
+        status, body = remember.answer(outcomes)
+        self.batch.answers.append(
+            AnswerRow(
+                account_key, remember.key_digest, remember.request_digest, status, orjson.dumps(body), at
+            )
+        )
 
     def _device(self, item: Prepared) -> DeviceEntry | None:
         if item.account is None or item.topic.problem is not None:

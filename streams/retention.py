@@ -14,7 +14,8 @@ from django.db.models import Max, Min
 
 from channels.models import Channel, Latest, Stream, Tag
 from streams.database import Connection, connect
-from streams.models import RefusedMessage
+from streams.intake import KEPT_FOR
+from streams.models import KeptAnswer, RefusedMessage
 from streams.storage import (
     PARTITION_LOCK,
     Kind,
@@ -128,6 +129,11 @@ def refused_expire(*, now: datetime) -> int:
     least = Account.objects.aggregate(least=Min("kept_refused_days"))["least"] or 30
     nobodys = RefusedMessage.objects.filter(account_key=0, received_at__lt=now - timedelta(days=least))
     return gone + nobodys.delete()[0]
+
+
+def answers_expire(*, now: datetime) -> int:
+    """Delete answers kept for repeated requests, a day after they were given; returns how many."""
+    return KeptAnswer.objects.filter(created_at__lt=now - KEPT_FOR).delete()[0]
 
 
 def _delete_before(channel_key: int, limit: datetime) -> int:

@@ -24,6 +24,7 @@ def expire(timestamp: int) -> None:
     with _fresh_connection() as now:
         retention.records_expire(now=now)
         retention.refused_expire(now=now)
+        retention.answers_expire(now=now)
 
 
 @app.periodic(cron="*/2 * * * *")

@@ -92,6 +92,11 @@ FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::bigint[]) AS u (account_
 ORDER BY 1, 2, 3
 ON CONFLICT (account_key, device_key, reason, writer) DO UPDATE SET count = t.count + excluded.count
 """
+_ANSWERS_SQL = """
+INSERT INTO streams_keptanswer (account_key, key_digest, request_digest, status, body, created_at)
+SELECT * FROM unnest(%s::bigint[], %s::bytea[], %s::bytea[], %s::smallint[], %s::bytea[], %s::timestamptz[])
+ON CONFLICT (account_key, key_digest) DO NOTHING
+"""
 _REFUSED_SQL = """
 COPY streams_refusedmessage
     (account_key, device_key, device_id, source, kind, tag, payload, reason, detail, received_at) FROM STDIN
@@ -126,6 +131,21 @@ class RefusedRow(NamedTuple):
     received_at: datetime
 
 
+class AnswerRow(NamedTuple):
+    """An answer to be given again for the same Idempotency-Key. `body` is JSON."""
+
+    account_key: int
+    key_digest: bytes
+    request_digest: bytes
+    status: int
+    body: bytes
+    created_at: datetime
+
+
+class KeyTaken(Exception):
+    """Another process has committed an answer under one of the batch's keys; nothing of the batch is stored."""
+
+
 @dataclass
 class Batch:
     """What one transaction writes."""
@@ -136,6 +156,7 @@ class Batch:
     streams: dict[int, set[tuple[tuple[str, str], ...]]] = field(default_factory=dict)
     unknown: list[tuple[int, str, str, int]] = field(default_factory=list)
     deliveries: list[tuple[int, int]] = field(default_factory=list)  # packet id, digest
+    answers: list[AnswerRow] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
 
 
@@ -212,7 +233,9 @@ class Writer:
                 self._days |= days
 
     def write(self, cursor: psycopg.Cursor[tuple[Any, ...]], batch: Batch) -> None:
-        """Everything of the batch, within the caller's transaction."""
+        """Everything of the batch, within the caller's transaction. Raises KeyTaken."""
+        if batch.answers:
+            self._answers(cursor, batch.answers)
         stored = self._records(cursor, batch.rows) if batch.rows else {}
         batch.ledger.settle(stored)
         if batch.refused:
@@ -331,6 +354,13 @@ class Writer:
             columns: list[list[Any]] = [list(column) for column in zip(*keys, strict=True)]
             counts = [ledger.refusals[key] for key in keys]
             cursor.execute(_REFUSALS_SQL, [self.name, *columns, counts])
+
+    def _answers(self, cursor: psycopg.Cursor[tuple[Any, ...]], answers: Sequence[AnswerRow]) -> None:
+        """First of all, and in the order of keys: whoever comes second waits here, holding nothing else."""
+        columns = [list(column) for column in zip(*sorted(answers), strict=True)]
+        cursor.execute(_ANSWERS_SQL, columns)
+        if cursor.rowcount != len(answers):
+            raise KeyTaken
 
     def _deliveries(
         self, cursor: psycopg.Cursor[tuple[Any, ...]], deliveries: Sequence[tuple[int, int]]

@@ -3,7 +3,7 @@
 Where both are given the header counts. An empty option is none.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import unquote
@@ -28,6 +28,12 @@ def option_text(request: Request, name: str, *, header: str = "", decode: bool =
     if "\0" in given or "\ufffd" in given:  # U+FFFD is what is left of broken UTF-8
         raise option_error(name, _("not readable text"))
     return given.strip() or None
+
+
+def header_text(headers: Mapping[str, str], name: str, *, decode: bool = False) -> str:
+    """A header's text, empty without one. `decode`: it is percent-encoded. Raises INVALID_VALUE."""
+    given = headers.get(name, "").strip()
+    return _decoded(given, name=name) if decode else given
 
 
 def option_int(

@@ -42,24 +42,14 @@ class Usage:
             "RateLimit-Reset": str(PERIOD_S),
         }
 
-    def error(self) -> "TooManyRequests":
-        return TooManyRequests(self)
-
-
-class TooManyRequests(ServwatchError):
-    """429, with what the headers must say."""
-
-    def __init__(self, usage: Usage) -> None:
-        super().__init__(
+    def error(self) -> ServwatchError:
+        """TOO_MANY_REQUESTS, with what its headers must say."""
+        return ServwatchError(
             Code.TOO_MANY_REQUESTS,
             _("More than %(limit)d requests in one second. Wait as long as the header Retry-After says.")
-            % {"limit": usage.limit},
+            % {"limit": self.limit},
+            headers={**self.headers, "Retry-After": str(PERIOD_S)},
         )
-        self.usage = usage
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {**self.usage.headers, "Retry-After": str(PERIOD_S)}
 
 
 def api_token_usage(token_key: int, *, limit: int, request: HttpRequest | None = None) -> Usage:

@@ -16,8 +16,9 @@ from channels.selectors import (
     channel_list,
     channel_rows,
     tag_list,
+    tag_updates,
 )
-from channels.services import channel_create, channel_delete, channel_update
+from channels.services import channel_create, channel_delete, channel_update, tag_delete
 from channels.tags import tag_check
 from servwatch_site.errors import Code, ServwatchError
 from tokens.api_fields import TextField, WholeNumberField
@@ -110,16 +111,26 @@ class ChannelView(ApiView):
         return Response(channel_objects([(channel, None)], account=account))
 
     def delete(self, request: Request, channel_id: str) -> Response:
-        """Answers the channel as it was."""
+        """Answers the channel as it was, or with `X-TAGNAME` the part of it that had the tag.
+
+        Its records are removed in the background; those of one tag before the answer.
+        """
         account = account_of(request)
         channel = channel_of(account, channel_id)
-        if option_text(request, "tag", header="X-TAGNAME", decode=True) is not None:
-            raise option_error(
-                "tag", _("deleting one tag is not available yet; leave it out to delete the channel")
-            )
-        gone = channel_objects([(channel, None)], account=account)
-        channel_delete(channel, now=timezone.now())
+        tag = option_text(request, "tag", header="X-TAGNAME", decode=True)
+        gone = channel_objects([(channel, tag)], by_tag=tag is not None, account=account)
+        if tag is None:
+            channel_delete(channel, now=timezone.now())
+        elif tag not in tag_updates(channel):
+            raise option_error("tag", _("this channel has no such tag"))
+        else:
+            self.tag_records_delete(channel, tag)
+            tag_delete(channel, tag)
         return Response(gone)
+
+    def tag_records_delete(self, channel: Channel, tag: str) -> None:
+        """Remove the records of the tag; the room that has the records does it."""
+        raise NotImplementedError
 
 
 def channel_number(text: str) -> int | None:

@@ -68,6 +68,13 @@ def channel_delete(channel: Channel, *, now: datetime) -> None:
     )
 
 
+@transaction.atomic
+def tag_delete(channel: Channel, name: str) -> None:
+    """Forget the tag; when it is used again it comes into being again."""
+    Tag.objects.filter(channel=channel, name=name).delete()
+    config_bump()  # so that writers forget that they know it
+
+
 def tag_create(channel: Channel, name: str) -> Tag:
     """The tag of this name, made if it is new."""
     return Tag.objects.get_or_create(channel=channel, name=name)[0]

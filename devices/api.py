@@ -20,6 +20,7 @@ from devices.selectors import (
     device_get_for_account,
     device_list,
     device_now,
+    devices_deleted,
 )
 from devices.services import device_create, device_delete, device_update
 from servwatch_site.errors import Code, ServwatchError
@@ -27,7 +28,6 @@ from tokens.api_fields import TextField, TruthField, WholeNumberField
 from tokens.api_options import (
     option_bool,
     option_choice,
-    option_error,
     option_int,
     option_text,
     page_asked,
@@ -46,6 +46,8 @@ class DeviceListView(ApiView):
 
     def get(self, request: Request) -> Response:
         account, page, now = account_of(request), page_asked(request), timezone.now()
+        if option_bool(request, "deleted"):
+            return Response([deleted_object(row, zone=account.zone) for row in devices_deleted(account)])
         narrow = DeviceFilter(
             channel=option_int(request, "channel"),
             enabled=option_bool(request, "enabled"),
@@ -115,15 +117,15 @@ class DeviceView(ApiView):
         return _answer(device, account=account, now=now)
 
     def delete(self, request: Request, device_id: str) -> Response:
-        """Answers the device as it was. Its records stay in their channel."""
+        """Answers the device as it was. Its records stay in their channel.
+
+        `?records=delete`: they go too, in the background; `GET /v2/device?deleted=true` reports how far it is.
+        """
         account, now = account_of(request), timezone.now()
         device = device_of(account, device_id)
-        if option_choice(request, "records", ("keep", "delete")) == "delete":
-            raise option_error(
-                "records", _("deleting the records too is not available yet; leave it out to keep them")
-            )
+        with_records = option_choice(request, "records", ("keep", "delete")) == "delete"
         gone = _answer(device, account=account, now=now)
-        device_delete(device, now=now)
+        device_delete(device, now=now, with_records=with_records)
         return gone
 
 
@@ -154,6 +156,21 @@ def device_object(row: DeviceNow, *, zone: tzinfo) -> dict[str, Any]:
     if device.state is not None:
         known["state"] = device.state
     return known
+
+
+def deleted_object(device: Device, *, zone: tzinfo) -> dict[str, Any]:
+    """What the API answers for a deleted device. `records`: kept, deleting or deleted."""
+    records = "kept"
+    if device.purge_wanted:
+        records = "deleted" if device.purged_at else "deleting"
+    return {
+        "device_id": device.device_id,
+        "description": device.description,
+        "deleted_at": time_text(device.deleted_at, zone=zone),
+        "records": records,
+        "records_deleted": device.purged_records,
+        "records_deleted_at": time_text(device.purged_at, zone=zone),
+    }
 
 
 def _answer(device: Device, *, account: Account, now: datetime, status: int = 200) -> Response:

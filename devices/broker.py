@@ -8,7 +8,9 @@ from tokens.crypto import keyed_digest
 from tokens.selectors import device_tokens_in_force
 
 LISTENER_USER = "servwatch-listener"
+COMMANDS_USER = "servwatch-commands"
 BROKER_LOG_TOPIC = "$SYS/broker/log/#"
+BROKER_UPTIME_TOPIC = "$SYS/broker/uptime"
 
 
 class BrokerLogin(NamedTuple):
@@ -35,6 +37,12 @@ def listener_login(slot: int) -> ListenerLogin:
     )
 
 
+def commands_login() -> BrokerLogin:
+    """How the sender of commands signs in: it may write to devices' command topics, and read nothing."""
+    password = keyed_digest("commands-password", settings.INSTALLATION)
+    return BrokerLogin(COMMANDS_USER, password, ("write +/+/subscribe",))
+
+
 def broker_accounts() -> list[BrokerLogin]:
     """Everybody the broker lets in now. An account reaches its own topics only, the listener reads all."""
     logins = [
@@ -42,5 +50,5 @@ def broker_accounts() -> list[BrokerLogin]:
         for user_id, token in device_tokens_in_force().items()
     ]
     listener = listener_login(0)
-    reads = ("read #", f"read {BROKER_LOG_TOPIC}")
-    return [*logins, BrokerLogin(listener.username, listener.password, reads)]
+    reads = ("read #", f"read {BROKER_LOG_TOPIC}", f"read {BROKER_UPTIME_TOPIC}")
+    return [*logins, BrokerLogin(listener.username, listener.password, reads), commands_login()]

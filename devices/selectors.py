@@ -10,7 +10,8 @@ from django.db.models import F, Max, Min, OuterRef, Q, QuerySet, Subquery
 from django.utils.translation import gettext as _
 
 from channels.models import Channel
-from devices.models import Device, DeviceTraffic, RefusalCount, RefusedSignIn, UnknownDevice
+from devices.models import Command, Device, DeviceTraffic, RefusalCount, RefusedSignIn, UnknownDevice
+from devices.sessions import device_in_session
 from servwatch_site.errors import Code, ServwatchError
 from tokens.models import Account
 from tokens.selectors import Traffic
@@ -22,7 +23,8 @@ LEAST_GRACE_S = 5.0
 
 @dataclass(frozen=True)
 class DeviceNow:
-    """A device with what is known of it now. `online`: heard within three of its usual intervals."""
+    """A device with what is known of it now. `online`: has a live session, or was heard within three of its
+    usual intervals."""
 
     device: Device
     channel: Channel | None
@@ -38,9 +40,9 @@ class DeviceNow:
             return "disabled"
         if self.channel is None:
             return "unmapped"
-        if self.last_seen is None:
-            return "waiting"
-        return "online" if self.online else "silent"
+        if self.online:
+            return "online"
+        return "waiting" if self.last_seen is None else "silent"
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,11 @@ def device_keys(account: Account, device_id: str) -> list[int]:
 
 
 def device_now(device: Device, *, now: datetime) -> DeviceNow:
-    rows = DeviceTraffic.objects.filter(device_key=device.pk).aggregate(
-        Max("last_seen"), Min("usual_interval_s")
+    signs = _with_signs(Device.objects.filter(pk=device.pk)).values_list(
+        "last_seen", "usual_interval_s", "in_session"
     )
-    return _device_now(device, rows["last_seen__max"], rows["usual_interval_s__min"], now=now)
+    last_seen, usual_interval_s, in_session = signs.first() or (None, None, False)
+    return _device_now(device, last_seen, usual_interval_s, in_session=in_session, now=now)
 
 
 def device_list(
@@ -105,7 +108,10 @@ def device_list(
 
 def device_rows_now(rows: Iterable[Any], *, now: datetime) -> list[DeviceNow]:
     """Judge rows of device_query()."""
-    return [_device_now(row, row.last_seen, row.usual_interval_s, now=now) for row in rows]
+    return [
+        _device_now(row, row.last_seen, row.usual_interval_s, in_session=row.in_session, now=now)
+        for row in rows
+    ]
 
 
 def device_count(account: Account, *, narrow: DeviceFilter | None = None, now: datetime) -> int:
@@ -113,17 +119,9 @@ def device_count(account: Account, *, narrow: DeviceFilter | None = None, now: d
 
 
 def device_query(account: Account, *, narrow: DeviceFilter, now: datetime) -> QuerySet[Device]:
-    """Devices by id, each with `last_seen` and `usual_interval_s` over all writers."""
-    heard = DeviceTraffic.objects.filter(device_key=OuterRef("pk")).order_by().values("device_key")
-    query: QuerySet[Any] = (
-        Device.objects.filter(account=account, deleted_at=None)
-        .select_related("channel")
-        .annotate(
-            last_seen=Subquery(heard.annotate(newest=Max("last_seen")).values("newest")),
-            usual_interval_s=Subquery(heard.annotate(usual=Min("usual_interval_s")).values("usual")),
-        )
-        .order_by("device_id")
-    )
+    """Devices by id, each with `last_seen` and `usual_interval_s` over all writers, and `in_session`."""
+    present = Device.objects.filter(account=account, deleted_at=None).select_related("channel")
+    query = _with_signs(present).order_by("device_id")
     mapped = Q(channel__isnull=False, channel__deleted_at=None)
     if narrow.channel is not None:
         query = query.filter(mapped, channel__number=narrow.channel)
@@ -142,6 +140,36 @@ def device_query(account: Account, *, narrow: DeviceFilter, now: datetime) -> Qu
     if narrow.online is not None:
         query = _online(query, narrow.online, now=now)
     return query
+
+
+def device_keys_present(account: Account, device_ids: Iterable[str]) -> dict[str, int]:
+    """Device id -> key, of those that exist now."""
+    rows = Device.objects.filter(account=account, deleted_at=None, device_id__in=[*device_ids])
+    return dict(rows.values_list("device_id", "pk"))
+
+
+def command_list(device: Device, *, before_pk: int | None = None, limit: int) -> list[Command]:
+    """The device's commands, the newest first; `before_pk` continues a list."""
+    rows = Command.objects.filter(device=device).select_related("device")
+    if before_pk is not None:
+        rows = rows.filter(pk__lt=before_pk)
+    return list(rows.order_by("-pk")[:limit])
+
+
+def command_get(device: Device, text: str) -> Command:
+    """The device's command that a path names. Raises NOT_FOUND."""
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else -1
+    command = Command.objects.select_related("device").filter(device=device, pk=number).first()
+    if command is None:
+        raise ServwatchError(Code.NOT_FOUND, _("This device has no such command. List them first."))
+    return command
+
+
+def devices_deleted(account: Account) -> list[Device]:
+    """The newest thousand of the devices that were deleted, the latest first."""
+    return list(
+        Device.objects.filter(account=account, deleted_at__isnull=False).order_by("-deleted_at")[:1000]
+    )
 
 
 def inbox(account: Account) -> list[Device]:
@@ -194,7 +222,11 @@ def live_channel(device: Device) -> Channel | None:
     return channel if channel is not None and channel.deleted_at is None else None
 
 
-def is_online(last_seen: datetime | None, usual_interval_s: float | None, *, now: datetime) -> bool:
+def is_online(
+    last_seen: datetime | None, usual_interval_s: float | None, *, in_session: bool, now: datetime
+) -> bool:
+    if in_session:
+        return True
     if last_seen is None:
         return False
     grace_s = FIRST_GRACE_S
@@ -209,18 +241,33 @@ def _no_device(device_id: str) -> ServwatchError:
     )
 
 
+def _with_signs(devices: QuerySet[Device]) -> QuerySet[Any]:
+    """With what tells whether they are online."""
+    heard = DeviceTraffic.objects.filter(device_key=OuterRef("pk")).order_by().values("device_key")
+    return devices.annotate(
+        last_seen=Subquery(heard.annotate(newest=Max("last_seen")).values("newest")),
+        usual_interval_s=Subquery(heard.annotate(usual=Min("usual_interval_s")).values("usual")),
+        in_session=device_in_session(),
+    )
+
+
 def _device_now(
-    device: Device, last_seen: datetime | None, usual_interval_s: float | None, *, now: datetime
+    device: Device,
+    last_seen: datetime | None,
+    usual_interval_s: float | None,
+    *,
+    in_session: bool,
+    now: datetime,
 ) -> DeviceNow:
     return DeviceNow(
         device=device,
         channel=live_channel(device),
         last_seen=last_seen,
-        online=is_online(last_seen, usual_interval_s, now=now),
+        online=is_online(last_seen, usual_interval_s, in_session=in_session, now=now),
     )
 
 
-def _online(query: QuerySet[Device], online: bool, *, now: datetime) -> QuerySet[Device]:
+def _online(query: QuerySet[Any], online: bool, *, now: datetime) -> QuerySet[Any]:
     """The same judgement as is_online(), as SQL."""
     from django.db.models import DurationField, ExpressionWrapper, FloatField, Value
     from django.db.models.functions import Cast, Coalesce, Greatest
@@ -234,5 +281,6 @@ def _online(query: QuerySet[Device], online: bool, *, now: datetime) -> QuerySet
         online_until=F("last_seen") + ExpressionWrapper(grace_s * second, output_field=DurationField())
     )
     if online:
-        return query.filter(online_until__gte=now)
-    return query.filter(Q(online_until__lt=now) | Q(online_until=None))  # NULL, never heard, is neither
+        return query.filter(Q(online_until__gte=now) | Q(in_session=True))
+    silent = Q(online_until__lt=now) | Q(online_until=None)  # NULL, never heard, is neither
+    return query.filter(silent, in_session=False)

@@ -71,10 +71,10 @@ def device_refuse(device: Device) -> None:
 
 
 @transaction.atomic
-def device_delete(device: Device, *, now: datetime) -> None:
-    """Take the device away at once: its id is free, its records stay in their channel."""
+def device_delete(device: Device, *, now: datetime, with_records: bool = False) -> None:
+    """Take the device away at once: its id is free. Its records stay in their channel, or go in the background."""
     Device.objects.filter(pk=device.pk, deleted_at=None).update(
-        deleted_at=now, enabled=False, config_version=config_bump()
+        deleted_at=now, enabled=False, purge_wanted=with_records, config_version=config_bump()
     )
 
 

@@ -18,24 +18,27 @@ from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
 from django.urls import path
 
+from devices.command_sender import sender
 from streams.consumers import LiveConsumer
 from streams.intake import intake
-from streams.live import listen_for_ever
+from streams.live import listen_for_ever, send_commands_for_ever
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 async def lifespan(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-    """Keeps the LISTEN task while the server runs."""
+    """Keeps the LISTEN task, and the one that sends commands, while the server runs."""
     await receive()
-    listening = asyncio.create_task(listen_for_ever())
+    tasks = [asyncio.create_task(listen_for_ever()), asyncio.create_task(send_commands_for_ever())]
     await send({"type": "lifespan.startup.complete"})
     await receive()
-    listening.cancel()
-    with suppress(asyncio.CancelledError):
-        await listening
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
     await asyncio.to_thread(intake().close)
+    await asyncio.to_thread(sender.close)
     await send({"type": "lifespan.shutdown.complete"})
 
 

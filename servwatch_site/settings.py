@@ -56,9 +56,12 @@ HTTP_HOST = env_text("SERVWATCH_HTTP_HOST", "127.0.0.1")
 HTTP_PORT = env_int("SERVWATCH_HTTP_PORT", 8000, low=1, high=65535)
 MQTT_HOST = env_text("SERVWATCH_MQTT_HOST", "127.0.0.1")
 MQTT_PORT = env_int("SERVWATCH_MQTT_PORT", 1883, low=1, high=65535)
+MQTT_WS_PORT = env_int("SERVWATCH_MQTT_WS_PORT", 0, low=0, high=65535)
 BROKER_IS_NAMED = bool(env_text("MQTT_URL"))
 MQTT_URL = env_text("MQTT_URL") or f"mqtt://{reachable(MQTT_HOST)}:{MQTT_PORT}"
 MQTT_PROTOCOL = env_int("SERVWATCH_MQTT_PROTOCOL", 4, low=4, high=5)
+# Commands are sent over MQTT 5, whose answers tell whether anybody heard; 4 is for brokers without it.
+MQTT_COMMANDS_PROTOCOL = env_int("SERVWATCH_MQTT_COMMANDS_PROTOCOL", 5, low=4, high=5)
 # Tells installations apart that share a broker or a secret key.
 INSTALLATION = env_text("SERVWATCH_INSTALLATION", "servwatch")
 LISTENER_SLOT = env_int("SERVWATCH_LISTENER_SLOT", 0, low=0, high=99)
@@ -231,5 +234,6 @@ LOGGING = {
     "loggers": {
         name: {"level": "INFO"}
         for name in ("servwatch_site", "tokens", "channels.live", "devices", "streams", "console")
-    },
+    }
+    | {"django.request": {"level": "ERROR"}},  # a client's mistake is told to the client
 }

@@ -2,10 +2,12 @@
 
 from django.urls import URLPattern, re_path
 
-from channels.api import ChannelListView, ChannelView
+from channels.api import ChannelListView
 from devices.api import DeviceListView, DeviceView
+from devices.api_commands import CommandView, PublishView
+from devices.api_sessions import SessionListView
 from servwatch_site.api_errors import api_not_found
-from streams.api import StreamView
+from streams.api_write import ChannelWithRecordsView, RecordsView
 from tokens.api import UserView
 from tokens.api_tokens import DeviceTokenView, TokenListView, TokenView
 
@@ -17,7 +19,10 @@ urlpatterns: list[URLPattern] = [
     re_path(r"^device/?\Z", DeviceListView.as_view()),
     re_path(r"^device/(?P<device_id>[^/]+)/?\Z", DeviceView.as_view()),
     re_path(r"^channel/?\Z", ChannelListView.as_view()),
-    re_path(r"^channel/(?P<channel_id>[^/]+)/?\Z", ChannelView.as_view()),
-    re_path(r"^stream/(?P<channel_id>[^/]+)/?\Z", StreamView.as_view()),
+    re_path(r"^channel/(?P<channel_id>[^/]+)/?\Z", ChannelWithRecordsView.as_view()),
+    re_path(r"^publish/(?P<device_id>[^/]+)/?\Z", PublishView.as_view()),
+    re_path(r"^publish/(?P<device_id>[^/]+)/(?P<command_id>[^/]+)/?\Z", CommandView.as_view()),
+    re_path(r"^session/?\Z", SessionListView.as_view()),
+    re_path(r"^stream/(?P<channel_id>[^/]+)/?\Z", RecordsView.as_view()),
     re_path(r"^", api_not_found),
 ]

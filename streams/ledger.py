@@ -55,7 +55,7 @@ class Ledger:
             tally.attempted += 1
             tally.repeated_keys += repeated_keys
 
-    def state_stored(self, account_key: int, device_key: int) -> None:
+    def sign_stored(self, account_key: int, device_key: int) -> None:
         for tally in self.tallies(account_key, device_key):
             tally.stored += 1
 

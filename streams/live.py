@@ -14,7 +14,11 @@ from typing import Any
 
 import psycopg
 from channels.layers import get_channel_layer
+from django.db import connections
+from django.utils import timezone
 
+from devices.commands import commands_due_send
+from devices.sessions import COMMANDS_NOTIFY
 from streams.database import connection_parameters
 
 logger = logging.getLogger(__name__)
@@ -96,6 +100,7 @@ class Watched:
 
 
 watched = Watched()
+commands_wanted = asyncio.Event()
 
 
 async def wake(groups: Iterable[str]) -> None:
@@ -113,16 +118,39 @@ async def listen_for_ever() -> None:
         try:
             async with await _connect() as connection:
                 await connection.execute(f"LISTEN {LIVE_NOTIFY}")
+                await connection.execute(f"LISTEN {COMMANDS_NOTIFY}")
+                commands_wanted.set()
                 if failures:
                     await wake(watched.all())
                 failures = 0
                 async for notify in connection.notifies():
-                    await wake(_touched(notify.payload))
+                    if notify.channel == COMMANDS_NOTIFY:
+                        commands_wanted.set()
+                    else:
+                        await wake(_touched(notify.payload))
         except (psycopg.Error, OSError) as error:
             if not failures:
                 logger.warning("Live updates wait for the database: %s", type(error).__name__)
             await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S) - 1)])
             failures += 1
+
+
+async def send_commands_for_ever() -> None:
+    """Sends what waits for devices as soon as one of them takes commands; several processes may do it."""
+    while True:
+        await commands_wanted.wait()
+        commands_wanted.clear()
+        try:
+            await asyncio.to_thread(_send_commands)
+        except Exception:
+            logger.exception("Waiting commands could not be sent; the worker tries again within a minute.")
+
+
+def _send_commands() -> None:
+    try:
+        commands_due_send(now=timezone.now())
+    finally:
+        connections.close_all()  # a thread of the pool: its connection must not lie about
 
 
 def _touched(payload: str) -> list[str]:

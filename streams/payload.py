@@ -75,7 +75,13 @@ class State(NamedTuple):
     pairs: dict[str, str | int | float]
 
 
-Parsed = list[Measurement | Refusal] | State
+class Ack(NamedTuple):
+    """A device's acknowledgement of a command."""
+
+    command_id: int
+
+
+Parsed = list[Measurement | Refusal] | State | Ack
 
 
 class _BadPayload(Exception):
@@ -96,6 +102,8 @@ def parse(kind: Kind, payload: bytes, *, tag: str | None, zone: tzinfo) -> Parse
             return [_binary(payload, tag=tag)]
         if kind is Kind.STATE:
             return _state(payload)
+        if kind is Kind.ACK:
+            return _ack(payload)
         return [_form(payload, tag=tag)]
     except _BadPayload as error:
         return [error.refusal]
@@ -142,18 +150,26 @@ def exact_json(payload: bytes) -> Any | Refusal:
         return error.refusal
 
 
-def measurement_of(value: Any, *, at: datetime | None, tag: str | None) -> Measurement | Refusal:
+def measurement_of(value: Any, *, at: Any = None, tag: Any = None, zone: tzinfo) -> Measurement | Refusal:
     """Metrics that are Python values already, such as those of a REST request, checked like a payload's."""
     try:
+        own_tag = _own_tag(tag, default=None)
         # Written and read again, so that what a payload may not hold is found the same way.
         text = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
         if len(text) > MAX_PAYLOAD_BYTES:
             raise _BadPayload(Code.PAYLOAD_TOO_LARGE, f"a value takes more than {MAX_PAYLOAD_BYTES} bytes")
-        checked, _exact, _repeated = _load(text)
+        checked = _load(text)[0]
         keys, shape = _examine(checked)
-        return Measurement(at, tag, FORM_JSON, checked, text.decode(), digest_of(tag, text), keys, shape, 0)
+        moment_ = None if at is None else moment(at, zone=zone)
+        digest = digest_of(own_tag, text)
+        return Measurement(moment_, own_tag, FORM_JSON, checked, text.decode(), digest, keys, shape, 0)
     except _BadPayload as error:
         return error.refusal
+
+
+def shape_of(value: Any) -> int:
+    """The shape of stored metrics, by which latest values are kept apart."""
+    return _shape(value) if isinstance(value, dict) else 0
 
 
 def is_envelope(value: Any) -> bool:
@@ -399,6 +415,14 @@ def _state(payload: bytes) -> State:
     if not pairs:
         raise _BadPayload(Code.INVALID_VALUE, "the state holds no pair; send name=value")
     return State({name: _typed(text) for name, text in pairs})
+
+
+def _ack(payload: bytes) -> Ack:
+    """The id of the command, as its correlation data gave it."""
+    text = payload.strip()
+    if not text.isdigit() or len(text) > 18:
+        raise _BadPayload(Code.INVALID_VALUE, "an acknowledgement is the correlation data of the command")
+    return Ack(int(text))
 
 
 def _pairs(payload: bytes) -> list[tuple[str, str]]:

@@ -83,6 +83,7 @@ class Street:
             self.writer.days_ensure(plan.batch.rows)
             with self.writer.transaction() as cursor:
                 if self.registry.refresh(cursor):
+                    self.writer.forget()
                     continue  # a device, mapping or token changed since the plan was made: plan again
                 plan.batch.refused = self._caps.keep(cursor, plan.batch.refused, registry=self.registry)
                 self.writer.write(cursor, plan.batch)
@@ -94,7 +95,8 @@ class Street:
     ) -> tuple[list[Prepared | RestWrite], dict[tuple[int, str], Newcomer]]:
         """Parse, and make sure every device is known or activated."""
         with self.writer.connection.cursor() as cursor:
-            self.registry.refresh(cursor)
+            if self.registry.refresh(cursor):
+                self.writer.forget()  # a tag or channel may be gone
             prepared = [
                 self._parse(cursor, message) if isinstance(message, Incoming) else message
                 for message in messages

@@ -1,7 +1,7 @@
 """From parsed messages to what one transaction writes, with an outcome for every measurement. No database."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import orjson
@@ -9,7 +9,7 @@ import orjson
 from devices.registry import AccountEntry, DeviceEntry, Newcomer, Registry
 from servwatch_site.errors import Code
 from streams.mapping import route
-from streams.payload import Measurement, Parsed, Refusal, State, within_range
+from streams.payload import Ack, Measurement, Parsed, Refusal, State, within_range
 from streams.topics import Topic
 from streams.writer import AnswerRow, Batch, RefusedRow, Row
 
@@ -106,7 +106,7 @@ class Plan:
         device = self._device(item)
         account_key = account.key if account else NOBODY
         device_key = device.key if device else NOBODY
-        count = 1 if isinstance(item.parsed, State) else len(item.parsed)
+        count = len(item.parsed) if isinstance(item.parsed, list) else 1
         self.batch.ledger.received(account_key, device_key, count, at=message.received_at)
         self.accounts.add(account_key)
         if device is not None:
@@ -115,8 +115,8 @@ class Plan:
             self.batch.ledger.redelivered(account_key, device_key, count)
             return [Outcome("duplicate")] * count
         new = self._greet(item, account_key)
-        if isinstance(item.parsed, State):
-            outcomes = [self._state(item, item.parsed, device)]
+        if not isinstance(item.parsed, list):
+            outcomes = [self._sign(item, item.parsed, device)]
         else:
             outcomes = [self._element(item, element, device) for element in item.parsed]
         if new:
@@ -129,8 +129,9 @@ class Plan:
         if self._give_up is not None:
             return [Outcome("refused", self._give_up.code, self._give_up.detail)] * len(write.rows)
         ledger = self.batch.ledger
-        for device_key, found in write.rows:
-            at = found.at or write.received_at
+        for place, (device_key, found) in enumerate(write.rows):
+            # Without times of their own, equal records of one request are different ones all the same.
+            at = found.at or write.received_at + timedelta(microseconds=place)
             self.batch.rows.append(
                 Row(
                     device_key,
@@ -179,13 +180,17 @@ class Plan:
         self._greeted.add(pair)
         return True
 
-    def _state(self, item: Prepared, state: State, device: DeviceEntry | None) -> Outcome:
+    def _sign(self, item: Prepared, sign: State | Ack, device: DeviceEntry | None) -> Outcome:
+        """A state, or the acknowledgement of a command: no record, but counted as stored."""
         target = self._target(item, device)
         if isinstance(target, Refusal) or device is None:
             return self._refuse(item, target if isinstance(target, Refusal) else _NO_DEVICE, device, None)
-        told = {**state.pairs, "last_update": item.message.received_at.isoformat()}
-        self.batch.states[device.key] = told
-        self.batch.ledger.state_stored(device.account_key, device.key)
+        if isinstance(sign, Ack):
+            self.batch.acks.append((sign.command_id, device.key))
+        else:
+            told = {**sign.pairs, "last_update": item.message.received_at.isoformat()}
+            self.batch.states[device.key] = told
+        self.batch.ledger.sign_stored(device.account_key, device.key)
         return _STORED
 
     def _element(self, item: Prepared, element: Measurement | Refusal, device: DeviceEntry | None) -> Outcome:
@@ -232,7 +237,7 @@ class Plan:
         self.batch.ledger.refused(account_key, device_key, why.code)
         if device is None and item.account is not None and why.code in _NEWCOMER_REFUSALS:
             self.batch.unknown.append((account_key, item.topic.device_id, why.code, 1))
-        alone = isinstance(item.parsed, State) or len(item.parsed) == 1
+        alone = not isinstance(item.parsed, list) or len(item.parsed) == 1
         payload = item.message.payload
         if not alone:
             payload = why.payload if found is None else envelope_bytes(found)

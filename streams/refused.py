@@ -14,7 +14,7 @@ from devices.registry import Registry
 from servwatch_site.errors import Code, ServwatchError
 from streams.mapping import route
 from streams.models import RefusedMessage
-from streams.payload import Measurement, Refusal, State, parse, within_range
+from streams.payload import Measurement, Refusal, parse, within_range
 from streams.topics import Kind
 from streams.writer import Batch, Row, Writer
 from tokens.models import Account
@@ -172,7 +172,7 @@ class _Replay:
             return False
         parsed = parse(Kind(row.kind), bytes(row.payload), tag=row.tag or None, zone=account.zone)
         ledger = batch.ledger
-        if isinstance(parsed, State):
+        if not isinstance(parsed, list):
             return False  # an old state must not overwrite the present one
         (found, *more) = parsed
         if more or not isinstance(found, Measurement):

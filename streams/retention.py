@@ -10,9 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import connection
-from django.db.models import Max, Min
+from django.db.models import F, Max, Min
 
 from channels.models import Channel, Latest, Stream, Tag
+from devices.models import Device
 from streams.database import Connection, connect
 from streams.intake import KEPT_FOR
 from streams.models import KeptAnswer, RefusedMessage
@@ -37,6 +38,12 @@ DELETE FROM streams_record r USING (
     SELECT device_key, at, digest FROM streams_record WHERE channel_key = %s AND at < %s ORDER BY at LIMIT %s
 ) AS old
 WHERE r.device_key = old.device_key AND r.at = old.at AND r.digest = old.digest AND r.at < %s
+"""
+_DELETE_DEVICE_STEP_SQL = """
+DELETE FROM streams_record r USING (
+    SELECT device_key, at, digest FROM streams_record WHERE device_key = %s ORDER BY at LIMIT %s
+) AS old
+WHERE r.device_key = old.device_key AND r.at = old.at AND r.digest = old.digest
 """
 
 
@@ -117,6 +124,38 @@ def channels_purge(*, now: datetime) -> dict[int, int]:
         Latest.objects.filter(channel_key=channel.pk).delete()
         logger.info("Channel %d is purged: %d records removed.", channel.number, count)
     return removed
+
+
+def devices_purge(*, now: datetime) -> dict[int, int]:
+    """Remove the records of deleted devices whose records were to go: device key -> how many.
+
+    A batch that was under way when the device was deleted may still write, so that a device is done only when
+    nothing is left a minute later.
+    """
+    removed = {}
+    waiting = Device.objects.filter(deleted_at__isnull=False, purge_wanted=True, purged_at=None)
+    for device in waiting.order_by("deleted_at"):
+        count = _delete_of_device(device.pk)
+        Latest.objects.filter(device_key=device.pk).delete()
+        removed[device.pk] = count
+        done = not count and device.deleted_at is not None and now - device.deleted_at > timedelta(minutes=1)
+        Device.objects.filter(pk=device.pk).update(
+            purged_records=F("purged_records") + count, purged_at=now if done else None
+        )
+        if done:
+            logger.info("The records of the deleted device %s are removed.", device.device_id)
+    return removed
+
+
+def _delete_of_device(device_key: int) -> int:
+    gone = 0
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(_DELETE_DEVICE_STEP_SQL, [device_key, STEP_ROWS])
+            count = int(cursor.rowcount)
+        gone += count
+        if count < STEP_ROWS:
+            return gone
 
 
 def refused_expire(*, now: datetime) -> int:

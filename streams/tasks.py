@@ -35,6 +35,13 @@ def channels_purge(timestamp: int) -> None:
 
 
 @app.periodic(cron="* * * * *")
+@app.task(queueing_lock="streams.devices_purge")
+def devices_purge(timestamp: int) -> None:
+    with _fresh_connection() as now:
+        retention.devices_purge(now=now)
+
+
+@app.periodic(cron="* * * * *")
 @app.task(queueing_lock="streams.replay_wanted")
 def replay_wanted(timestamp: int) -> None:
     with _fresh_connection() as now:

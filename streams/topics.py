@@ -13,6 +13,7 @@ class Kind(StrEnum):
     JSON = "json"
     BINARY = "binary"
     STATE = "state"
+    ACK = "ack"
     FORM = "form"
     OTHER = "other"
 
@@ -27,16 +28,20 @@ class Topic(NamedTuple):
     problem: tuple[Code, str] | None = None
 
 
-SUBSCRIPTIONS = ("+/json/#", "+/binary/#", "+/state/#", "+/+")
-_KINDS = {"json": Kind.JSON, "binary": Kind.BINARY, "state": Kind.STATE}
+SUBSCRIPTIONS = ("+/json/#", "+/binary/#", "+/state/#", "+/ack/#", "+/+")
+_KINDS = {"json": Kind.JSON, "binary": Kind.BINARY, "state": Kind.STATE, "ack": Kind.ACK}
 
 
 def topic_parse(topic: str) -> Topic:
-    """Read `TOKEN/json/DEVICE[/TAG]`, `TOKEN/binary/DEVICE[/TAG]`, `TOKEN/state/DEVICE` or `TOKEN/DEVICE`."""
+    """Read `TOKEN/json/DEVICE[/TAG]`, `TOKEN/binary/DEVICE[/TAG]`, `TOKEN/state/DEVICE` or `TOKEN/DEVICE`.
+
+    `TOKEN/ack/DEVICE` acknowledges a command; the MQTT 5 properties of the command name it. An older device whose id
+    is `ack` sends to `TOKEN/ack`, which is no acknowledgement.
+    """
     token, _, rest = topic.partition("/")
     levels = rest.split("/")
     kind = _KINDS.get(levels[0])
-    if kind is None:
+    if kind is None or (kind is Kind.ACK and len(levels) == 1):
         kind, levels = Kind.FORM, ["", *levels]
     if len(levels) < 2:
         return _unusable(token, kind, "", Code.BAD_TOPIC, "the topic names no device")

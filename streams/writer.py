@@ -157,6 +157,7 @@ class Batch:
     unknown: list[tuple[int, str, str, int]] = field(default_factory=list)
     deliveries: list[tuple[int, int]] = field(default_factory=list)  # packet id, digest
     answers: list[AnswerRow] = field(default_factory=list)
+    acks: list[tuple[int, int]] = field(default_factory=list)  # command id, device key
     ledger: Ledger = field(default_factory=Ledger)
 
 
@@ -251,6 +252,8 @@ class Writer:
             cursor.execute(_LATEST_SQL)
         if batch.states:
             self._states(cursor, batch.states)
+        if batch.acks:
+            self._acks(cursor, batch.acks)
         self._counters(cursor, batch.ledger)
         if batch.deliveries and self.slot is not None:
             self._deliveries(cursor, batch.deliveries)
@@ -338,6 +341,17 @@ class Writer:
             "UPDATE devices_device d SET state = u.state::jsonb"
             " FROM unnest(%s::bigint[], %s::text[]) AS u (id, state) WHERE d.id = u.id",
             [keys, [orjson.dumps(states[key]).decode() for key in keys]],
+        )
+
+    def _acks(self, cursor: psycopg.Cursor[tuple[Any, ...]], acks: Sequence[tuple[int, int]]) -> None:
+        """A command is delivered when its own device says so, also before its sender has noted that it was sent."""
+        pairs = sorted(set(acks))
+        cursor.execute(
+            "UPDATE devices_command c SET state = 'delivered', delivered_at = now(),"
+            " sent_at = coalesce(c.sent_at, now())"
+            " FROM unnest(%s::bigint[], %s::bigint[]) AS u (id, device_id)"
+            " WHERE c.id = u.id AND c.device_id = u.device_id AND c.state IN ('queued', 'sent')",
+            [[command_id for command_id, _ in pairs], [device_key for _, device_key in pairs]],
         )
 
     def _counters(self, cursor: psycopg.Cursor[tuple[Any, ...]], ledger: Ledger) -> None:

@@ -3,8 +3,10 @@
 Where both are given the header counts. An empty option is none.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, tzinfo
 from typing import TypeVar
 from urllib.parse import unquote
 
@@ -12,9 +14,12 @@ from django.utils.translation import gettext as _
 from rest_framework.request import Request
 
 from servwatch_site.errors import Code, ServwatchError
+from tokens.times import time_parse
 
 MAX_PAGE = 10_000
 MAX_INT = 2**31 - 1
+
+_LOST_PLUS = re.compile(r"(:[0-9]{2}(?:[.,][0-9]+)?) ([0-9]{2}:?[0-9]{2})\Z")
 
 T = TypeVar("T")
 
@@ -62,6 +67,19 @@ def option_choice(request: Request, name: str, choices: Sequence[str], *, header
     if text.lower() not in choices:
         raise option_error(name, _("must be one of: %(choices)s") % {"choices": ", ".join(choices)})
     return text.lower()
+
+
+def option_time(request: Request, name: str, *, header: str = "", zone: tzinfo) -> datetime | None:
+    """A time, local to `zone` unless it has an offset."""
+    text = option_text(request, name, header=header)
+    if text is None:
+        return None
+    # In a query a plus that was not encoded arrives as a space.
+    text = _LOST_PLUS.sub(r"\1+\2", text)
+    try:
+        return time_parse(text, zone=zone)
+    except ValueError as error:
+        raise option_error(name, str(error)) from None
 
 
 def option_error(name: str, text: str) -> ServwatchError:

@@ -233,13 +233,6 @@ class DeviceWriteTest(ApiTestCase):
         (again,) = self.call("POST", "/v2/device/web-1").json()
         assert (again["description"], again["enabled"], again["activate_at"]) == ("", False, None)
 
-    def test_deleting_the_records_too_is_refused_rather_than_left_out(self) -> None:
-        answer = self.call("DELETE", "/v2/device/web-1?records=delete")
-        self.assert_error(answer, 400, "INVALID_VALUE", fields={"records"})
-        self.assert_error(self.call("DELETE", "/v2/device/web-1?records=x"), 400, "INVALID_VALUE")
-        assert len(self.get("/v2/device/web-1")) == 1
-        assert self.call("DELETE", "/v2/device/web-1?records=keep").status_code == 200
-
     def test_a_strangers_device_is_as_if_it_were_not(self) -> None:
         assert self.get("/v2/device", token=self.strange_token) == []
         for method in ("GET", "PUT", "DELETE"):

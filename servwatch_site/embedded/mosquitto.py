@@ -5,10 +5,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
+
+import psutil
 
 from servwatch_site.embedded import processes
 from servwatch_site.embedded.broker_accounts import Account, BrokerAccount, write_accounts
@@ -24,6 +28,8 @@ PACKET_MAX_BYTES = PAYLOAD_MAX_BYTES + 64 * 1024 + 16
 AUTOSAVE_S = 5
 RELOAD_PAUSE_S = 1.0
 STOP_S = 8.0
+LAST_WORDS_S = 1.0
+LINE_MAX_BYTES = 64 * 1024
 # A queued message of 200 bytes takes about four times as much memory; the queue may fill a quarter of it.
 QUEUE_SHARE = 16
 QUEUE_MIN_BYTES = 64 * 1024 * 1024
@@ -50,12 +56,13 @@ max_inflight_messages 1000
 max_packet_size {packet_bytes}
 set_tcp_nodelay true
 
-# Connects, disconnects and refusals, for whoever may read $SYS/broker/log/#.
+# Connects, disconnects, refusals and subscriptions; the last hold device tokens.
 log_dest stderr
-log_dest topic
-log_type error
+{log_topic}log_type error
 log_type warning
 log_type notice
+log_type subscribe
+log_type unsubscribe
 connection_messages true
 log_timestamp true
 log_timestamp_format %Y-%m-%dT%H:%M:%S
@@ -70,8 +77,18 @@ class Listener:
     websockets: bool = False
 
 
-def render_config(*, directory: Path, listeners: Iterable[Listener], queue_bytes: int, as_root: bool) -> str:
-    """The whole configuration. Paths may hold spaces, a line break they cannot."""
+def render_config(
+    *,
+    directory: Path,
+    listeners: Iterable[Listener],
+    queue_bytes: int,
+    as_root: bool,
+    log_topic: bool = True,
+) -> str:
+    """The whole configuration. Paths may hold spaces, a line break they cannot.
+
+    `log_topic`: the log is on `$SYS/broker/log/#` too, for whoever may read that.
+    """
     if "\n" in str(directory):
         raise EmbeddedError(
             f"Mosquitto cannot keep its files in {str(directory)!r}: there is a line break in it."
@@ -83,6 +100,7 @@ def render_config(*, directory: Path, listeners: Iterable[Listener], queue_bytes
         autosave_s=AUTOSAVE_S,
         queue_bytes=queue_bytes,
         packet_bytes=PACKET_MAX_BYTES,
+        log_topic="log_dest topic\n" if log_topic else "",
     )
 
 
@@ -101,13 +119,26 @@ def memory_bytes() -> int:
 
 
 class Broker:
-    """Mosquitto as a child that ends with this process. Its own lines go where ours go."""
+    """Mosquitto as a child that ends with this process.
 
-    def __init__(self, program: Program, *, directory: Path, listeners: tuple[Listener, ...]) -> None:
+    `on_line` gets every line it says, in a thread of its own, and must be quick: the broker waits for it. Without
+    one its lines go where ours go, and onto the log topic.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        directory: Path,
+        listeners: tuple[Listener, ...],
+        on_line: Callable[[bytes], None] | None = None,
+    ) -> None:
         self._program = program
         self._directory = directory
         self._listeners = listeners
         self._leftovers = Leftovers(directory / "process.json")
+        self._on_line = on_line
+        self._reader: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._reload_wanted = False
         self._reloaded_at = 0.0
@@ -130,11 +161,24 @@ class Broker:
             listeners=self._listeners,
             queue_bytes=queue_bytes_for(memory_bytes()),
             as_root=os.geteuid() == 0,
+            log_topic=self._on_line is None,
         )
         config.touch(mode=0o600)
         config.write_text(text, encoding="utf-8")
         command = [str(self._program.path), "-c", str(config)]
-        self._process = processes.spawn(_wrapped(command, self._directory), env=self._program.environment())
+        self._process = processes.spawn(
+            _wrapped(command, self._directory),
+            env=self._program.environment(),
+            output=None if self._on_line is None else subprocess.PIPE,
+        )
+        if self._on_line is not None and self._process.stdout is not None:
+            self._reader = threading.Thread(
+                target=_read_lines,
+                args=(self._process.stdout, self._on_line),
+                name="log of mosquitto",
+                daemon=True,
+            )
+            self._reader.start()
         self._leftovers.remember("mosquitto", pid=self._process.pid, stop_signal=signal.SIGTERM)
         self._reloaded_at = time.monotonic()
         self._wait_until_open(should_stop=should_stop)
@@ -162,6 +206,8 @@ class Broker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self._reader is not None:
+            self._reader.join(timeout=LAST_WORDS_S)
         self._process = None
         self._leftovers.forget("mosquitto")
 
@@ -175,6 +221,8 @@ class Broker:
         process = self._running()
         while not all(answers(listener.host, listener.port) for listener in self._listeners):
             if process.poll() is not None:
+                if self._reader is not None:
+                    self._reader.join(timeout=LAST_WORDS_S)
                 raise EmbeddedError(
                     f"Mosquitto ended at once with code {process.returncode}; its lines above say why."
                 )
@@ -197,9 +245,37 @@ def reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - compared only
 
 
+def connected_peers() -> set[tuple[str, int]]:
+    """Address and port of the other end of every connection to this machine."""
+    return {
+        (ipv4_mapped(other.raddr[0]), other.raddr[1])
+        for other in psutil.net_connections(kind="tcp")
+        if other.raddr and other.status == psutil.CONN_ESTABLISHED
+    }
+
+
+def ipv4_mapped(address: str) -> str:
+    return address.removeprefix("::ffff:")
+
+
+def _read_lines(pipe: IO[bytes], on_line: Callable[[bytes], None]) -> None:
+    with pipe:
+        while line := pipe.readline(LINE_MAX_BYTES):
+            on_line(line)
+
+
 def _listener_lines(listener: Listener) -> str:
-    protocol = "websockets" if listener.websockets else "mqtt"
-    return f"listener {listener.port} {listener.host}\nprotocol {protocol}\n"
+    if not listener.websockets:
+        return f"listener {listener.port} {listener.host}\nprotocol mqtt\n"
+    # Mosquitto 2.0 gives the address to its WebSocket library, which opens one of the wrong family on all addresses.
+    try:
+        family, _kind, _protocol, _name, address = socket.getaddrinfo(
+            listener.host or None, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror:
+        raise EmbeddedError(f"{listener.host!r} is no address of this machine.") from None
+    domain = "ipv6" if family == socket.AF_INET6 else "ipv4"
+    return f"listener {listener.port} {address[0]}\nsocket_domain {domain}\nprotocol websockets\n"
 
 
 def _wrapped(command: list[str], directory: Path) -> list[str]:

@@ -33,6 +33,7 @@ class Installation:
     mqtt_port: int
     own_database: bool
     own_broker: bool
+    mqtt_ws_port: int = 0  # 0: none
 
 
 def database(installation: Installation, *, say: Callable[[str], None]) -> Child:

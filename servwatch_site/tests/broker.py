@@ -88,18 +88,34 @@ class RunningBroker:
 class MqttClient:
     """A device, or an attacker: connects, publishes at QoS 1, and remembers what it was sent."""
 
-    def __init__(self, port: int, *, user: str, password: str, client_id: str = "", version: int = 4) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        user: str,
+        password: str,
+        client_id: str = "",
+        version: int = 4,
+        clean: bool = True,
+        websockets: bool = False,
+    ) -> None:
         self.received: list[tuple[str, bytes]] = []
         self.granted: list[int] = []
         self.refused: str | None = None
         self._client = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTProtocolVersion(version)
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            protocol=MQTTProtocolVersion(version),
+            clean_session=None if version == 5 else clean,
+            transport="websockets" if websockets else "tcp",
         )
         self._client.username_pw_set(user, password)
         self._client.max_inflight_messages_set(200)
         self._client.on_connect = self._connected
         self._client.on_message = self._message
         self._client.on_subscribe = self._subscribed
+        self._client.on_unsubscribe = self._unsubscribed
+        self._unsubscriptions = 0
         self._port = port
         self._answered = False
 
@@ -135,6 +151,11 @@ class MqttClient:
         wait_until(lambda: self.granted, what="the broker's answer to SUBSCRIBE")
         return self.granted[0]
 
+    def unsubscribe(self, topic: str) -> None:
+        before = self._unsubscriptions
+        self._client.unsubscribe(topic)
+        wait_until(lambda: self._unsubscriptions > before, what="the broker's answer to UNSUBSCRIBE")
+
     def _connected(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         self.refused = str(reason) if reason.is_failure else None
         self._answered = True
@@ -144,3 +165,6 @@ class MqttClient:
 
     def _subscribed(self, _client: Any, _data: Any, _mid: Any, codes: Any, _properties: Any) -> None:
         self.granted.extend(code.value for code in codes)
+
+    def _unsubscribed(self, _client: Any, _data: Any, _mid: Any, _codes: Any, _properties: Any) -> None:
+        self._unsubscriptions += 1

@@ -151,6 +151,13 @@ def test_it_runs_takes_over_after_a_kill_and_stops_cleanly(machine: Machine) -> 
     taken = machine.refused(SERVWATCH_DATA_DIR=elsewhere, SERVWATCH_HTTP_PORT=str(free_port()))
     assert f"Port {machine.mqtt_port} for MQTT is taken" in taken
     assert "Traceback" not in taken
+    taken = machine.refused(
+        SERVWATCH_DATA_DIR=elsewhere,
+        SERVWATCH_HTTP_PORT=str(free_port()),
+        SERVWATCH_MQTT_PORT=str(free_port()),
+        SERVWATCH_MQTT_WS_PORT=str(machine.mqtt_port),
+    )
+    assert f"Port {machine.mqtt_port} for MQTT over WebSocket is taken" in taken
 
     asked = time.monotonic()
     assert machine.stop(signal.SIGTERM) == 0

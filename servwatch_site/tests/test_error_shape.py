@@ -19,7 +19,7 @@ from servwatch_site.tests.api import ApiTestCase, read
 from tokens.models import ApiToken
 from tokens.rate_limits import Usage
 
-SAMPLES = {"device_id": "web-1", "channel_id": "0"}
+SAMPLES = {"device_id": "web-1", "channel_id": "0", "command_id": "1"}
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 
 
@@ -93,9 +93,12 @@ class RouteWalkTest(ApiTestCase):
             for method in ("POST", "PUT"):
                 if method not in allowed or path.strip("/") == "v2/device":
                     continue
-                target = path.replace("web-1", "fresh").replace("/0", "/99") if method == "POST" else path
+                creates = method == "POST" and path.startswith(("/v2/device", "/v2/channel"))
+                target = path.replace("web-1", "fresh").replace("/0", "/99") if creates else path
                 for body in bad:
-                    self.assert_error(self.call(method, target, body), 400, "BAD_JSON_FORMAT")
+                    number = path.startswith("/v2/stream") and body in (b"NaN", b'{"a":Infinity}')
+                    code = "BAD_NUMBER" if number else "BAD_JSON_FORMAT"
+                    self.assert_error(self.call(method, target, body), 400, code)
                 self.assert_error(self.call(method, target, b"[]"), 400, "INVALID_VALUE")
                 large = b" " * MAX_BODY_BYTES + b"{}"
                 self.assert_error(self.call(method, target, large), 413, "PAYLOAD_TOO_LARGE")

@@ -118,10 +118,10 @@ def body_read(request: HttpRequest) -> bytes:
     """The body, unpacked where it came as gzip. Raises PAYLOAD_TOO_LARGE, BAD_JSON_FORMAT, INVALID_VALUE."""
     length = request.META.get("CONTENT_LENGTH") or "0"
     if length.isdecimal() and int(length) > MAX_BODY_BYTES:
-        raise _too_large()
+        raise body_limit_error()
     body = request.body
     if len(body) > MAX_BODY_BYTES:
-        raise _too_large()
+        raise body_limit_error()
     encoding = request.headers.get("Content-Encoding", "").strip().lower()
     if encoding in ("", "identity"):
         return body
@@ -137,7 +137,7 @@ def body_read(request: HttpRequest) -> bytes:
     except zlib.error:
         raise _not_gzip() from None
     if len(whole) > MAX_BODY_BYTES:
-        raise _too_large()
+        raise body_limit_error()
     if not unpack.eof or unpack.unused_data:
         raise _not_gzip()
     return whole
@@ -154,7 +154,8 @@ def idempotency_key(text: str, *, names: Sequence[str], body: bytes) -> Key:
     return Key(text, "\0".join(names).encode() + b"\0" + body)
 
 
-def _too_large() -> ServwatchError:
+def body_limit_error() -> ServwatchError:
+    """PAYLOAD_TOO_LARGE."""
     return ServwatchError(
         Code.PAYLOAD_TOO_LARGE,
         _("The body is larger than %(limit)d bytes. Send less at once.") % {"limit": MAX_BODY_BYTES},

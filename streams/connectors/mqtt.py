@@ -3,24 +3,29 @@
 One event loop owns the broker's connection, one thread owns the database's; between them a queue that stops
 reading when it is full, because the broker knows no mercy. Nothing is acknowledged before its commit, and
 acknowledgements go out in the order of receipt, on the connection their messages came on.
+
+Of a broker that is not ours it also reads the log, for sessions and refused sign-ins. While it is away Mosquitto keeps
+the lines for 20 seconds. After a longer time nobody counts as connected until a line says so: a client that stayed is
+then missing from the list until it connects or subscribes anew, but none is in it that is gone. A restart of the broker
+shows in its uptime, which it tells every few seconds.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 import psycopg
 from gmqtt.mqtt.handler import MQTTConnectError
 
-from devices.broker import BROKER_LOG_TOPIC, ListenerLogin
-from devices.refused_sign_ins import RefusedSignIns
+from devices.broker import BROKER_LOG_TOPIC, BROKER_UPTIME_TOPIC, ListenerLogin
+from devices.broker_address import BrokerAddress
+from devices.broker_log import BrokerLog, broker_followed, broker_followed_until, log_kind
 from streams.connectors.mqtt_client import ListenerClient, Packet
 from streams.delivery import Walk, deliveries_discard, deliveries_load
 from streams.pipeline import Clock, Street
@@ -35,48 +40,50 @@ PAUSE_ABOVE, RESUME_BELOW = 4_000, 2_000
 CONNECT_TIMEOUT_S = 10.0
 DRAIN_S = 5.0
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+LOG_KEPT_S = 20.0  # how long Mosquitto keeps a line of its log for a session that is away
+FOLLOWED_EVERY_S = 5.0
+UPTIME_DOUBT_S = 2.0
 SLOT_LOCK = 7_227_100  # plus the slot's number
 
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class BrokerAddress:
-    host: str
-    port: int
-    tls: bool
-
-    @classmethod
-    def from_url(cls, url: str) -> "BrokerAddress":
-        """From `mqtt://host:port` or `mqtts://host:port`. Raises ValueError."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-            raise ValueError("MQTT_URL must look like mqtt://host:1883 or mqtts://host:8883.")
-        tls = parts.scheme == "mqtts"
-        return cls(parts.hostname, parts.port or (8883 if tls else 1883), tls)
-
-
 class _Arrived(NamedTuple):
-    """A message in the queue. A retained one is only acknowledged: it was stored when it was new."""
+    """A message in the queue. A retained one is only acknowledged: it was stored when it was new.
+
+    Nor is a line of the broker's log (`of_broker`) a message of a device.
+    """
 
     client: ListenerClient
     message: Incoming
     dup: bool
     retained: bool
+    of_broker: bool
 
 
 class _Session(NamedTuple):
-    """A mark in the queue: from here on the messages of a new connection."""
+    """A mark in the queue: from here on the messages of a new connection. `missed`: lines of the broker's log."""
 
     client: ListenerClient
     present: bool
+    missed: bool
 
 
 class Listener:
-    """Runs until told to stop. `slot` names the durable session and its delivery log."""
+    """Runs until told to stop. `slot` names the durable session and its delivery log.
+
+    `follows_log`: the broker runs elsewhere, so that its log is read here; by one listener of the installation.
+    """
 
     def __init__(
-        self, street: Street, *, address: BrokerAddress, login: ListenerLogin, slot: int, version: int
+        self,
+        street: Street,
+        *,
+        address: BrokerAddress,
+        login: ListenerLogin,
+        slot: int,
+        version: int,
+        follows_log: bool = False,
     ) -> None:
         self._street = street
         self._address = address
@@ -90,7 +97,13 @@ class Listener:
         self._walk = Walk([])
         self._client: ListenerClient | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
-        self._sign_ins = RefusedSignIns()
+        self._log = BrokerLog() if follows_log else None
+        self._log_loaded = False
+        self._followed_until: datetime | None = None
+        self._followed_written_at = 0.0
+        self._heard_before: datetime | None = None
+        self._connected_at: datetime | None = None
+        self._uptime_s: float | None = None
         self.committed = 0
         self.connections = 0
 
@@ -119,8 +132,11 @@ class Listener:
         while not self._stopping.is_set():
             if not await self._in_thread_patiently(self._hold_slot):
                 logger.info("Slot %d is held by another listener; waiting for it.", self._slot)
+                self._log_loaded = False  # the other one goes on with it
                 await self._pause(1.0)
                 continue
+            if self._log is not None and not self._log_loaded:
+                await self._in_thread_patiently(self._load_log)
             client = self._new_client()
             try:
                 await client.connect(
@@ -154,35 +170,65 @@ class Listener:
             await self._pause(BACKOFF_S[0])
 
     def _new_client(self) -> ListenerClient:
+        # At QoS 1 its lines wait for us while we are away.
+        log_topics = [(BROKER_LOG_TOPIC, 1), (BROKER_UPTIME_TOPIC, 0)] if self._log is not None else []
         return ListenerClient(
             client_id=self._login.client_id,
             user=self._login.username,
             password=self._login.password,
             version=self._version,
-            subscriptions=[*((topic, 1) for topic in SUBSCRIPTIONS), (BROKER_LOG_TOPIC, 0)],
+            subscriptions=[*((topic, 1) for topic in SUBSCRIPTIONS), *log_topics],
             on_packet=self._packet,
             on_connected=self._session,
         )
 
     def _session(self, client: ListenerClient, present: bool) -> None:
-        self._queue.append(_Session(client, present))
+        self._queue.append(_Session(client, present, self._missed_lines(present=present)))
+        self._heard_before, self._connected_at = self._followed_until, self._clock.stamp()
         self._wake.set()
 
     def _packet(self, client: ListenerClient, packet: Packet) -> None:
-        if packet.topic.startswith("$SYS/"):
-            self._sign_ins.note(packet.payload, at=self._clock.stamp())
+        at = self._clock.stamp()
+        self._followed_until = at
+        if packet.topic == BROKER_UPTIME_TOPIC:
+            self._note_uptime(packet, at=at)
             return
         message = Incoming(
             packet.topic,
             packet.payload,
-            self._clock.stamp(),
+            at,
             packet_id=packet.packet_id,
             digest=delivery_digest(packet),
         )
-        self._queue.append(_Arrived(client, message, packet.dup, packet.retain))
+        of_broker = packet.topic.startswith("$SYS/")
+        self._queue.append(_Arrived(client, message, packet.dup, packet.retain, of_broker))
         if len(self._queue) > PAUSE_ABOVE:
             client.brake(True)
         self._wake.set()
+
+    def _missed_lines(self, *, present: bool) -> bool:
+        """Whether the broker had more to say while we were away than it kept for us."""
+        if not present or self._followed_until is None:
+            return True
+        return self._clock.stamp() - self._followed_until > timedelta(seconds=LOG_KEPT_S)
+
+    def _note_uptime(self, packet: Packet, *, at: datetime) -> None:
+        """The broker says every few seconds how long it has run: nobody is connected since before that."""
+        seconds = packet.payload.split(b" ")[0]
+        if self._log is None or packet.retain or not seconds.isdigit():
+            return  # a retained one may be as old as the pause between two
+        uptime_s = float(seconds[:12])
+        if self._uptime_s is None or uptime_s < self._uptime_s:
+            before = at - timedelta(seconds=uptime_s + UPTIME_DOUBT_S)
+            if (
+                self._connected_at
+                and self._heard_before
+                and before > self._heard_before - timedelta(seconds=2 * UPTIME_DOUBT_S)
+            ):
+                before = self._connected_at  # it restarted while we were away: all we knew then are gone
+            self._log.clear(before=before)
+            self._wake.set()
+        self._uptime_s = uptime_s
 
     # --- the database's side ---
 
@@ -204,8 +250,8 @@ class Listener:
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), 1.0)
-        if self._sign_ins.waiting:
-            await self._in_thread_patiently(self._write_sign_ins)
+        if self._log is not None and self._log_loaded:
+            await self._tend_log(self._log)
         if not self._queue:
             return
         if isinstance(self._queue[0], _Session):
@@ -234,7 +280,10 @@ class Listener:
 
     async def _commit(self, batch: list[_Arrived]) -> None:
         """Commit, then acknowledge. Tries for ever: not one may be left behind while others go on."""
-        messages = [self._told_apart(arrived) for arrived in batch if not arrived.retained]
+        of_devices = [arrived for arrived in batch if not arrived.of_broker]
+        if len(of_devices) < len(batch) and not await self._take_lines(batch):
+            return
+        messages = [self._told_apart(arrived) for arrived in of_devices if not arrived.retained]
         if messages and not await self._in_thread_patiently(lambda: self._street.process(messages)):
             return  # told to stop during an outage: nothing is acknowledged, so everything comes again
         self.committed += len(messages)
@@ -253,6 +302,8 @@ class Listener:
         mark = self._queue.popleft()
         if not isinstance(mark, _Session) or mark.client.lost.is_set():
             return
+        if self._log is not None and mark.missed:
+            self._log.clear()
         log = await self._in_thread_patiently(lambda: (self._read_log(present=mark.present),))
         self._walk = Walk(log[0] if log else [])
 
@@ -270,9 +321,47 @@ class Listener:
         ).fetchone()
         return bool(row and row[0])
 
-    def _write_sign_ins(self) -> bool:
+    def _load_log(self) -> bool:
+        assert self._log is not None  # noqa: S101 - only then is it called
         with self._street.writer.transaction() as cursor:
-            self._sign_ins.write(cursor)
+            self._log.load(cursor)
+            self._followed_until = broker_followed_until(cursor)
+        self._log_loaded = True
+        return True
+
+    async def _take_lines(self, batch: Sequence[_Arrived]) -> bool:
+        """The lines of the broker's log, before they are acknowledged. False when told to stop meanwhile."""
+        if self._log is None:
+            return True
+        for arrived in batch:
+            if arrived.of_broker:
+                message = arrived.message
+                self._log.note(message.payload, at=message.received_at, kind=log_kind(message.topic))
+        return await self._write_log(self._log)
+
+    async def _tend_log(self, log: BrokerLog) -> None:
+        if log.waiting:
+            await self._write_log(log)
+        until, now = self._followed_until, asyncio.get_running_loop().time()
+        if until is not None and now - self._followed_written_at > FOLLOWED_EVERY_S:
+            self._followed_written_at = now
+            await self._in_thread_patiently(lambda: self._write_followed(until))
+
+    async def _write_log(self, log: BrokerLog) -> bool:
+        while log.waiting:
+            if not await self._in_thread_patiently(lambda: self._write_log_once(log)):
+                return False
+        return True
+
+    def _write_log_once(self, log: BrokerLog) -> bool:
+        with self._street.writer.transaction() as cursor:
+            log.write(cursor)
+        log.committed()
+        return True
+
+    def _write_followed(self, until: datetime) -> bool:
+        with self._street.writer.transaction() as cursor:
+            broker_followed(cursor, until)
         return True
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from unittest.mock import patch
 
 from devices.broker import broker_accounts, listener_login
+from devices.broker_address import BrokerAddress
 from devices.selectors import device_traffic
 from servwatch_site.tests.broker import MqttClient, RunningBroker
 from servwatch_site.tests.street import StreetTestCase
 from servwatch_site.tests.waiting import wait_until
-from streams.connectors.mqtt import BrokerAddress, Listener
+from streams.connectors.mqtt import Listener
 from streams.connectors.mqtt_client import ListenerClient
 from streams.pipeline import Street
 from streams.tests.test_pipeline import records

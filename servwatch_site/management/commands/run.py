@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,6 +41,7 @@ class Command(BaseCommand):
             mqtt_port=settings.MQTT_PORT,
             own_database=not os.environ.get("DATABASE_URL"),
             own_broker=not os.environ.get("MQTT_URL"),
+            mqtt_ws_port=settings.MQTT_WS_PORT,
         )
         _set_environment(installation)
         try:
@@ -97,10 +99,14 @@ def _set_environment(installation: Installation) -> None:
 
 
 def _check_ports(installation: Installation) -> None:
-    if installation.own_broker and installation.http_port == installation.mqtt_port:
-        raise EmbeddedError(
-            f"SERVWATCH_HTTP_PORT and SERVWATCH_MQTT_PORT are both {installation.http_port}; they must differ."
-        )
+    wanted = {"SERVWATCH_HTTP_PORT": installation.http_port}
+    if installation.own_broker:
+        wanted["SERVWATCH_MQTT_PORT"] = installation.mqtt_port
+        if installation.mqtt_ws_port:
+            wanted["SERVWATCH_MQTT_WS_PORT"] = installation.mqtt_ws_port
+    for (one, port), (other, other_port) in combinations(wanted.items(), 2):
+        if port == other_port:
+            raise EmbeddedError(f"{one} and {other} are both {port}; they must differ.")
     ports.check_free(
         host=installation.http_host,
         port=installation.http_port,
@@ -116,6 +122,14 @@ def _check_ports(installation: Installation) -> None:
             setting="SERVWATCH_MQTT_PORT",
             host_setting="SERVWATCH_MQTT_HOST",
         )
+        if installation.mqtt_ws_port:
+            ports.check_free(
+                host=installation.mqtt_host,
+                port=installation.mqtt_ws_port,
+                purpose="MQTT over WebSocket",
+                setting="SERVWATCH_MQTT_WS_PORT",
+                host_setting="SERVWATCH_MQTT_HOST",
+            )
 
 
 def _prepare(installation: Installation) -> FirstRun:

@@ -8,7 +8,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from devices.broker import listener_login
-from streams.connectors.mqtt import BrokerAddress, Listener
+from devices.broker_address import BrokerAddress
+from streams.connectors.mqtt import Listener
 from streams.pipeline import Street
 from streams.writer import Writer
 
@@ -35,6 +36,7 @@ class Command(BaseCommand):
             login=listener_login(slot),
             slot=slot,
             version=settings.MQTT_PROTOCOL,
+            follows_log=settings.BROKER_IS_NAMED and slot == 0,
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -5,10 +5,12 @@ from typing import Any
 
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema_view
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from channels import api_docs
 from channels.models import Channel
 from channels.selectors import (
     ChannelRow,
@@ -39,6 +41,7 @@ from tokens.times import time_text
 Part = tuple[Channel, str | None]
 
 
+@extend_schema_view(**api_docs.CHANNEL_LIST)
 class ChannelListView(ApiView):
     """All channels of the account."""
 
@@ -52,6 +55,7 @@ class ChannelListView(ApiView):
         return Response(channel_objects(rows, by_tag=by_tag, account=account), headers=headers)
 
 
+@extend_schema_view(**api_docs.CHANNEL)
 class ChannelView(ApiView):
     """One channel; its id is chosen by the client."""
 

@@ -6,11 +6,13 @@ from typing import Any
 
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema_view
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from channels.selectors import channel_get_for_account
+from devices import api_docs
 from devices.ids import device_id_check
 from devices.models import Device
 from devices.selectors import (
@@ -41,6 +43,7 @@ from tokens.times import time_text
 PLAIN_FIELDS = ("description", "device_type", "location", "manufacturer")
 
 
+@extend_schema_view(**api_docs.DEVICE_LIST)
 class DeviceListView(ApiView):
     """All devices of the account, or those that the filters leave."""
 
@@ -77,6 +80,7 @@ class DeviceListView(ApiView):
         raise AssertionError("an empty id is always refused")
 
 
+@extend_schema_view(**api_docs.DEVICE)
 class DeviceView(ApiView):
     """One device; its id is the serial it chose."""
 

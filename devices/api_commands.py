@@ -5,9 +5,11 @@ from typing import Any
 
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema_view
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from devices import api_docs
 from devices.api import device_of
 from devices.commands import command_send, payload_bytes
 from devices.models import Command
@@ -21,6 +23,7 @@ MOST_KEPT_S = 30 * 86400
 DEFAULT_LIST = 100
 
 
+@extend_schema_view(**api_docs.PUBLISH)
 class PublishView(ApiView):
     """Commands of one device."""
 
@@ -57,6 +60,7 @@ class PublishView(ApiView):
         return Response(answer, status=202 if answer["state"] == Command.State.QUEUED else 200)
 
 
+@extend_schema_view(**api_docs.COMMAND)
 class CommandView(ApiView):
     """One command."""
 

@@ -3,15 +3,18 @@
 from typing import Any
 from urllib.parse import quote, unquote
 
+from drf_spectacular.utils import extend_schema_view
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from devices import api_docs
 from devices.sessions import session_count, session_list
 from tokens.api_options import page_asked, page_cut, page_headers
 from tokens.api_view import ApiView, account_of
 from tokens.times import time_text
 
 
+@extend_schema_view(**api_docs.SESSION_LIST)
 class SessionListView(ApiView):
     """The MQTT and WebSocket clients that the account has connected now."""
 

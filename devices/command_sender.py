@@ -3,7 +3,6 @@
 import logging
 import secrets
 import threading
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import paho.mqtt.client as paho
@@ -110,7 +109,7 @@ class CommandSender:
     def _properties(self, message: Message) -> Properties | None:
         if settings.MQTT_COMMANDS_PROTOCOL == 4:
             return None
-        found = Properties(PacketTypes.PUBLISH)
+        found = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # the library's own gap
         if message.expires_s is not None:
             found.MessageExpiryInterval = message.expires_s
         if message.response_topic:
@@ -119,7 +118,7 @@ class CommandSender:
         return found
 
     def _on_connect(
-        self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Mapping[str, Any] | None
+        self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any
     ) -> None:
         if reason.is_failure:
             logger.warning("The broker does not let the sender of commands in: %s.", reason)

@@ -90,7 +90,7 @@ def is_api_path(path: str) -> bool:
 @csrf_exempt
 def api_not_found(request: HttpRequest, **_captured: str) -> HttpResponse:
     """The last route under /v2: so that a path nobody knows answers in shape, also while debugging."""
-    return _answer(_not_found())
+    return error_answer(_not_found())
 
 
 def handler400(request: HttpRequest, exception: Exception) -> HttpResponseBase:
@@ -99,19 +99,19 @@ def handler400(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     known = error_known(exception) or ServwatchError(
         Code.INVALID_VALUE, _("The request cannot be understood. Check its address and its headers.")
     )
-    return _answer(known)
+    return error_answer(known)
 
 
 def handler403(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     if not is_api_path(request.path):
         return defaults.permission_denied(request, exception)
-    return _answer(error_known(PermissionDenied()) or _not_found())
+    return error_answer(error_known(PermissionDenied()) or _not_found())
 
 
 def handler404(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     if not is_api_path(request.path):
         return defaults.page_not_found(request, exception)
-    return _answer(_not_found())
+    return error_answer(_not_found())
 
 
 def handler500(request: HttpRequest) -> HttpResponseBase:
@@ -119,7 +119,7 @@ def handler500(request: HttpRequest) -> HttpResponseBase:
     if not is_api_path(request.path):
         return defaults.server_error(request)
     error = sys.exc_info()[1]
-    return _answer(error_known(error) or _unknown(error, request))
+    return error_answer(error_known(error) or _unknown(error, request))
 
 
 def in_shape(view: AsyncView) -> AsyncView:
@@ -130,12 +130,13 @@ def in_shape(view: AsyncView) -> AsyncView:
         try:
             return await view(request, *args, **kwargs)
         except Exception as error:
-            return _answer(error_known(error) or _unknown(error, request))
+            return error_answer(error_known(error) or _unknown(error, request))
 
     return shaped
 
 
-def _answer(error: ServwatchError) -> HttpResponse:
+def error_answer(error: ServwatchError) -> HttpResponse:
+    """The error as an answer outside REST framework."""
     return JsonResponse(
         error_body(error),
         status=error.status,

@@ -95,6 +95,7 @@ INSTALLED_APPS = [
     "allauth",
     "allauth.account",
     "rest_framework",
+    "drf_spectacular",
     "procrastinate.contrib.django",
 ]
 MIDDLEWARE = [
@@ -205,6 +206,15 @@ REST_FRAMEWORK = {
     "DEFAULT_THROTTLE_CLASSES": ["tokens.api_throttle.ApiTokenThrottle"],
     "EXCEPTION_HANDLER": "servwatch_site.api_errors.exception_handler",
     "UNAUTHENTICATED_USER": None,
+    "DEFAULT_SCHEMA_CLASS": "servwatch_site.openapi_schema.Schema",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Servwatch",
+    "VERSION": "2",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "PREPROCESSING_HOOKS": ["servwatch_site.openapi.plain_paths"],
+    "POSTPROCESSING_HOOKS": ["servwatch_site.openapi.complete"],
 }
 
 # The live bus between processes is PostgreSQL's LISTEN/NOTIFY (streams/live.py); inside one web

@@ -7,6 +7,7 @@ from devices.api import DeviceListView, DeviceView
 from devices.api_commands import CommandView, PublishView
 from devices.api_sessions import SessionListView
 from servwatch_site.api_errors import api_not_found
+from servwatch_site.docs import docs_page, openapi_json
 from streams.api_write import ChannelWithRecordsView, RecordsView
 from tokens.api import UserView
 from tokens.api_tokens import DeviceTokenView, TokenListView, TokenView
@@ -24,5 +25,7 @@ urlpatterns: list[URLPattern] = [
     re_path(r"^publish/(?P<device_id>[^/]+)/(?P<command_id>[^/]+)/?\Z", CommandView.as_view()),
     re_path(r"^session/?\Z", SessionListView.as_view()),
     re_path(r"^stream/(?P<channel_id>[^/]+)/?\Z", RecordsView.as_view()),
+    re_path(r"^openapi\.json/?\Z", openapi_json),
+    re_path(r"^docs/?\Z", docs_page),
     re_path(r"^", api_not_found),
 ]

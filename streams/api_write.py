@@ -7,6 +7,7 @@ from typing import IO, Any
 
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema_view
 from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -15,6 +16,7 @@ from channels.api import ChannelView, channel_of
 from channels.models import Channel
 from devices.selectors import device_keys, device_keys_present
 from servwatch_site.errors import HTTP_STATUS, Code, ServwatchError
+from streams import api_docs
 from streams.api import StreamView
 from streams.connectors.http import body_limit_error, idempotency_key
 from streams.intake import WAIT_S, Write, intake
@@ -47,6 +49,7 @@ class ExactJsonParser(BaseParser):
         return value
 
 
+@extend_schema_view(**api_docs.RECORDS_OF_CHANNEL)
 class RecordsView(StreamView):
     """Records of one channel: reading, which streams/api.py has, and writing."""
 

@@ -2,10 +2,12 @@
 
 from typing import Any, cast
 
+from drf_spectacular.utils import extend_schema_view
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from tokens import api_docs
 from tokens.api_auth import presented_secret, scope_allows
 from tokens.api_fields import TextField
 from tokens.api_view import ApiView, account_of, body_checked
@@ -14,6 +16,7 @@ from tokens.selectors import device_token_reveal, storage_use
 from tokens.services import account_update
 
 
+@extend_schema_view(**api_docs.USER)
 class UserView(ApiView):
     """The account that the API token belongs to."""
 

@@ -6,11 +6,13 @@ from typing import Any
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
+from drf_spectacular.utils import extend_schema_view
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from servwatch_site.errors import Code, ServwatchError
+from tokens import api_docs
 from tokens.api_fields import TextField, WholeNumberField
 from tokens.api_options import page_asked, page_cut, page_headers
 from tokens.api_view import ApiView, account_of, body_checked
@@ -55,6 +57,7 @@ class OverlapSerializer(serializers.Serializer[Any]):
     overlap_s = WholeNumberField(low=0, high=MAX_OVERLAP_S)
 
 
+@extend_schema_view(**api_docs.TOKEN_LIST)
 class TokenListView(ApiView):
     """The API tokens in force."""
 
@@ -100,6 +103,7 @@ class TokenListView(ApiView):
         return Response({**token_object(token, zone=account.zone), "secret": secret}, status=201)
 
 
+@extend_schema_view(**api_docs.TOKEN)
 class TokenView(ApiView):
     """One API token."""
 
@@ -132,6 +136,7 @@ class TokenView(ApiView):
         return Response(token_object(token, zone=account.zone))
 
 
+@extend_schema_view(**api_docs.DEVICE_TOKEN)
 class DeviceTokenView(ApiView):
     """The token that the account's devices use."""
 

@@ -95,7 +95,11 @@ class OnlineTest(CommandTestCase):
             CallbackAPIVersion.VERSION2, client_id="web-1", protocol=MQTTProtocolVersion.MQTTv5
         )
         client.username_pw_set(self.owner.user_id, self.device_token)
-        client.on_connect = lambda *_: client.subscribe(self.topic, qos=1)
+
+        def subscribe(*_: Any) -> None:
+            client.subscribe(self.topic, qos=1)
+
+        client.on_connect = subscribe
         client.on_message = lambda _client, _data, message: properties.append(message.properties)
         client.connect("127.0.0.1", self.broker.port)
         client.loop_start()

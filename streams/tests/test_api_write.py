@@ -19,21 +19,23 @@ from tokens.services import account_create, api_token_issue
 
 
 class WritingTestCase(StreetTestCase):
-    call, get, assert_error = ApiTestCase.call, ApiTestCase.get, ApiTestCase.assert_error
+    call: Any = ApiTestCase.call
+    get: Any = ApiTestCase.get
+    assert_error: Any = ApiTestCase.assert_error
 
     def setUp(self) -> None:
         super().setUp()
         self.addCleanup(intake().close)
 
     def write(self, body: Any, *, path: str = "/v2/stream/0", **headers: str) -> Any:
-        return self.call("POST", path, body, **headers)  # type: ignore[misc]
+        return self.call("POST", path, body, **headers)
 
     def refused(self, answer: Any, status: int, code: str, **more: Any) -> dict[str, Any]:
-        found: dict[str, Any] = self.assert_error(answer, status, code, **more)  # type: ignore[misc]
+        found: dict[str, Any] = self.assert_error(answer, status, code, **more)
         return found
 
     def read(self, path: str, **headers: str) -> Any:
-        return self.get(path, **headers)  # type: ignore[misc]
+        return self.get(path, **headers)
 
 
 class PostTest(WritingTestCase):
@@ -74,16 +76,16 @@ class PostTest(WritingTestCase):
     def test_records_of_no_device_in_two_channels_or_accounts_never_meet(self) -> None:
         theirs = account_create(organization="Bob", email="bob@example.org", **NO_LIMITS)
         token = api_token_issue(theirs, name="t", scopes=["write"])[1]
-        self.call("POST", "/v2/channel/0", token=token)  # type: ignore[misc]
+        self.call("POST", "/v2/channel/0", token=token)
         body = {"value": 1, "at": timezone.now().isoformat()}
         for path in ("/v2/stream/0", "/v2/stream/7"):
             assert self.write(body, path=path).status_code == 201
-        assert self.call("POST", "/v2/stream/0", body, token=token).status_code == 201  # type: ignore[misc]
+        assert self.call("POST", "/v2/stream/0", body, token=token).status_code == 201
         assert len(records()) == 3
 
     def test_integers_of_any_size_stay_exact(self) -> None:
         assert self.write(b'{"value": {"big": 123456789012345678901234567890}}').status_code == 201
-        text = self.call("GET", "/v2/stream/0?end=last").content  # type: ignore[misc]
+        text = self.call("GET", "/v2/stream/0?end=last").content
         assert b"123456789012345678901234567890" in text
 
     def test_a_bad_record_is_named_and_nothing_is_stored(self) -> None:
@@ -151,7 +153,7 @@ class DeleteTest(WritingTestCase):
         return (self.base + timedelta(minutes=minutes)).isoformat()
 
     def remove(self, path: str = "/v2/stream/0", **headers: str) -> Any:
-        return self.call("DELETE", path, **headers)  # type: ignore[misc]
+        return self.call("DELETE", path, **headers)
 
     def left(self) -> list[int]:
         return [row[5]["n"] for row in records()]

@@ -24,7 +24,9 @@ from tokens.selectors import device_token_reveal
 
 
 class CommandTestCase(ListeningTestCase):
-    call, get, assert_error = ApiTestCase.call, ApiTestCase.get, ApiTestCase.assert_error
+    call: Any = ApiTestCase.call
+    get: Any = ApiTestCase.get
+    assert_error: Any = ApiTestCase.assert_error
 
     def setUp(self) -> None:
         super().setUp()
@@ -34,7 +36,7 @@ class CommandTestCase(ListeningTestCase):
         self.topic = f"{self.device_token}/web-1/subscribe"
 
     def publish(self, body: Any, *, device: str = "web-1", token: str | None = None) -> Any:
-        return self.call("POST", f"/v2/publish/{device}", body, token=token)  # type: ignore[misc]
+        return self.call("POST", f"/v2/publish/{device}", body, token=token)
 
     def publish_ok(self, body: Any, status: int = 200) -> dict[str, Any]:
         answer = self.publish(body)
@@ -44,10 +46,10 @@ class CommandTestCase(ListeningTestCase):
 
     def state(self, command_id: int) -> str:
         path = f"/v2/publish/web-1/{command_id}"
-        return str(self.get(path)["state"])  # type: ignore[misc]
+        return str(self.get(path)["state"])
 
     def refused(self, answer: Any, status: int, code: str, **more: Any) -> None:
-        self.assert_error(answer, status, code, **more)  # type: ignore[misc]
+        self.assert_error(answer, status, code, **more)
 
     def listens(self) -> Callable[[], bool]:
         return lambda: device_listens(self.owner.pk, "web-1")
@@ -121,7 +123,7 @@ class OnlineTest(CommandTestCase):
             for end in (client._sockpairR, client._sockpairW):
                 if end is not None:
                     end.close()
-        traffic = self.get("/v2/publish/web-1")  # type: ignore[misc]
+        traffic = self.get("/v2/publish/web-1")
         assert [row["state"] for row in traffic["commands"]] == ["delivered"]
         assert Command.objects.get().delivered_at is not None
 
@@ -206,5 +208,5 @@ class BadInputTest(CommandTestCase):
         self.refused(self.publish({"payload": "x"}, device="none"), 404, "NO_DEVICE")
         self.refused(self.publish({"payload": "x"}, token=self.read_token), 403, "FORBIDDEN")
         for number in ("0", "x", "9" * 30):
-            answer = self.call("GET", f"/v2/publish/web-1/{number}")  # type: ignore[misc]
+            answer = self.call("GET", f"/v2/publish/web-1/{number}")
             self.refused(answer, 404, "NOT_FOUND")

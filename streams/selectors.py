@@ -1,12 +1,14 @@
 """Reads of records for the API: ranges of any size in flat memory, and the newest."""
 
-from collections.abc import Generator, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from itertools import islice
+from itertools import accumulate, islice
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import psycopg
 from django.db import connection
@@ -32,13 +34,17 @@ NEWEST_WINDOWS = (timedelta(hours=1), timedelta(days=1), timedelta(days=8))
 
 @dataclass(frozen=True)
 class RecordFilter:
-    """Which records of a channel: low <= at < high, and where given of one tag, of these devices."""
+    """Which records of a channel: low <= at < high, and where given of one tag, of these devices.
+
+    `names`: of objects only those that have one of these keys on their top level.
+    """
 
     channel_key: int
     low: datetime
     high: datetime
     tag: str | None = None
     device_keys: Sequence[int] | None = None
+    names: Sequence[str] | None = None
 
 
 class Position(NamedTuple):
@@ -49,16 +55,29 @@ class Position(NamedTuple):
     digest: int
 
 
-class RecordRow(NamedTuple):
-    """A record as stored. `value` is its JSON text, with all digits; `device_id` also of a deleted device."""
+# The same columns as RecordRow, without its costs: an export makes one of each record.
+Row = tuple[int, int, int, str | None, str | None, int, str]
+T = TypeVar("T")
+_VALUE = itemgetter(6)
 
-    at: datetime
+
+class RecordRow(NamedTuple):
+    """A record as stored. `value` is its JSON text, with all digits; `device_id` also of a deleted device.
+
+    `at_us` is its time in microseconds since 1970.
+    """
+
+    at_us: int
     digest: int
     device_key: int
     device_id: str | None
     tag: str | None
     form: int
     value: str
+
+    @property
+    def at(self) -> datetime:
+        return BEGINNING + timedelta(microseconds=self.at_us)
 
     @property
     def position(self) -> Position:
@@ -68,24 +87,67 @@ class RecordRow(NamedTuple):
 def record_stream(
     narrow: RecordFilter, *, descending: bool = False, after: Position | None = None, limit: int | None = None
 ) -> Iterator[RecordRow]:
+    """The records of record_pages(), one by one."""
+    for rows in record_pages(narrow, descending=descending, after=after, limit=limit):
+        yield from map(RecordRow._make, rows)
+
+
+@overload
+def record_pages(
+    narrow: RecordFilter, *, descending: bool = ..., after: Position | None = ..., limit: int | None = ...
+) -> Iterator[list[Row]]: ...
+
+
+@overload
+def record_pages(
+    narrow: RecordFilter,
+    *,
+    descending: bool = ...,
+    after: Position | None = ...,
+    limit: int | None = ...,
+    shape: Callable[[list[Row]], list[T]],
+) -> Iterator[list[T]]: ...
+
+
+def record_pages(
+    narrow: RecordFilter,
+    *,
+    descending: bool = False,
+    after: Position | None = None,
+    limit: int | None = None,
+    shape: Callable[[list[Row]], list[Any]] = list,
+) -> Iterator[list[Any]]:
     """The records by time, whatever their number: page by page, without a transaction or connection in between.
 
     `after` goes on behind that record. What is stored meanwhile is seen when it lies ahead.
-    Raises OperationalError when the database goes away on the way.
+    `shape` may leave rows out or make something else of them; it works while the database sends the next ones.
+    `limit` counts what it made. Raises OperationalError when the database goes away on the way.
     """
     page_rows = FIRST_PAGE_ROWS
-    while True:
-        wanted = page_rows if limit is None else min(page_rows, limit)
-        page = _page(narrow, descending=descending, after=after, limit=wanted)
+    while limit is None or limit > 0:
+        wanted = page_rows if limit is None or shape is not list else min(page_rows, limit)
+        page = _page(narrow, descending=descending, after=after, limit=wanted, shape=shape)
         _connection_lend()
-        yield from page.rows
+        rows = page.rows
         if limit is not None:
-            limit -= len(page.rows)
-        if not page.more or limit == 0:
+            rows = rows[:limit]
+            limit -= len(rows)
+        if rows:
+            yield rows
+        if not page.more or page.last is None:
             return
-        after = page.rows[-1].position
-        fitting = PAGE_CHARACTERS * len(page.rows) // max(page.characters, 1)
+        after = RecordRow._make(page.last).position
+        fitting = PAGE_CHARACTERS * page.read // max(page.characters, 1)
         page_rows = max(10, min(page_rows * 4, fitting, MAX_PAGE_ROWS))
+
+
+def record_bounds(narrow: RecordFilter) -> tuple[datetime, datetime] | None:
+    """The times of the first and the last record, None when there is none."""
+    text, values = narrow_sql(narrow)
+    with connection.cursor() as cursor:
+        cursor.execute(sql_text("record_bounds").format(narrow=text), values)
+        first, last = cursor.fetchone()
+    return None if first is None else (first, last)
 
 
 def records_newest(
@@ -115,26 +177,38 @@ def _newest_known(narrow: RecordFilter) -> datetime | None:
 
 
 class _Page(NamedTuple):
-    rows: list[RecordRow]
+    rows: list[Any]  # what was made of them
+    last: Row | None
+    read: int
     characters: int
     more: bool  # the page was filled, so that others may follow
 
 
-def _page(narrow: RecordFilter, *, descending: bool, after: Position | None, limit: int) -> _Page:
+def _page(
+    narrow: RecordFilter,
+    *,
+    descending: bool,
+    after: Position | None,
+    limit: int,
+    shape: Callable[[list[Row]], list[Any]] = list,
+) -> _Page:
     """One query, read in small portions: the driver would hold all of a page of large records otherwise."""
     sql, values = _page_query(narrow, descending=descending, after=after, limit=limit)
-    rows: list[RecordRow] = []
-    characters = 0
+    made: list[Any] = []
+    last: Row | None = None
+    count = characters = 0
     with connection.cursor() as cursor, connection.wrap_database_errors:
         driver = cast("psycopg.Cursor[Any]", cursor.cursor)
         portions = driver.stream(sql, values, size=FETCH_ROWS)
-        for row in map(RecordRow._make, portions):
-            rows.append(row)
-            characters += len(row.value)
-            if characters >= PAGE_CHARACTERS:
-                break
+        while characters < PAGE_CHARACTERS and (portion := list(islice(portions, FETCH_ROWS))):
+            sizes = list(accumulate(map(len, map(_VALUE, portion)), initial=characters))[1:]
+            fitting = bisect_left(sizes, PAGE_CHARACTERS) + 1
+            portion, characters = portion[:fitting], sizes[:fitting][-1]
+            made += shape(portion)
+            last = portion[-1]
+            count += len(portion)
         _end(portions)
-    return _Page(rows, characters, more=len(rows) == limit or characters >= PAGE_CHARACTERS)
+    return _Page(made, last, count, characters, more=count == limit or characters >= PAGE_CHARACTERS)
 
 
 def _end(portions: Iterator[Any]) -> None:
@@ -148,20 +222,9 @@ def _end(portions: Iterator[Any]) -> None:
 def _page_query(
     narrow: RecordFilter, *, descending: bool, after: Position | None, limit: int
 ) -> tuple[str, dict[str, Any]]:
-    values: dict[str, Any] = {
-        "channel_key": narrow.channel_key,
-        "low": narrow.low,
-        "high": narrow.high,
-        "limit": limit,
-    }
-    conditions = []
-    if narrow.tag is not None:
-        conditions.append("AND r.tag = %(tag)s")
-        values["tag"] = narrow.tag
-    if narrow.device_keys is not None:
-        one = len(narrow.device_keys) == 1  # by equality the key's own order serves
-        conditions.append("AND r.device_key = %(devices)s" if one else "AND r.device_key = ANY(%(devices)s)")
-        values["devices"] = narrow.device_keys[0] if one else list(narrow.device_keys)
+    text, values = narrow_sql(narrow)
+    conditions = [text]
+    values["limit"] = limit
     if after is not None:
         sign = "<" if descending else ">"
         conditions.append(
@@ -173,14 +236,31 @@ def _page_query(
             values["high"] = min(narrow.high, after.at + timedelta(microseconds=1))
         else:
             values["low"] = max(narrow.low, after.at)
-    text = _sql("record_stream").format(
+    text = sql_text("record_stream").format(
         narrow=" ".join(conditions), direction="DESC" if descending else "ASC"
     )
     return text, values
 
 
+def narrow_sql(narrow: RecordFilter) -> tuple[str, dict[str, Any]]:
+    """What a query on streams_record AS r says beyond channel and times, and the values for all of them."""
+    values: dict[str, Any] = {"channel_key": narrow.channel_key, "low": narrow.low, "high": narrow.high}
+    conditions = []
+    if narrow.tag is not None:
+        conditions.append("AND r.tag = %(tag)s")
+        values["tag"] = narrow.tag
+    if narrow.device_keys is not None:
+        one = len(narrow.device_keys) == 1  # by equality the key's own order serves
+        conditions.append("AND r.device_key = %(devices)s" if one else "AND r.device_key = ANY(%(devices)s)")
+        values["devices"] = narrow.device_keys[0] if one else list(narrow.device_keys)
+    if narrow.names is not None:
+        conditions.append("AND (r.value ?| %(names)s::text[] OR jsonb_typeof(r.value) <> 'object')")
+        values["names"] = list(narrow.names)
+    return " ".join(conditions), values
+
+
 @cache
-def _sql(name: str) -> str:
+def sql_text(name: str) -> str:
     return (SQL_FOLDER / f"{name}.sql").read_text()
 
 

@@ -196,7 +196,7 @@ class ChannelWriteTest(ApiTestCase):
         (channel,) = self.get("/v2/channel/0", X_WITHTAG="true")
         assert (channel["tag"], channel["last_update"], channel["streams"]) == (None, None, [])
 
-    def test_deleting_one_tag_is_refused_rather_than_taken_for_all(self) -> None:
+    def test_deleting_a_tag_that_is_not_there_is_refused_rather_than_taken_for_all(self) -> None:
         self.assert_error(self.call("DELETE", "/v2/channel/0", X_TAGNAME="a"), 400, "INVALID_VALUE")
         self.assert_error(self.call("DELETE", "/v2/channel/0?tag=a"), 400, "INVALID_VALUE")
         assert len(self.get("/v2/channel/0")) == 1

@@ -1,6 +1,7 @@
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from unittest.mock import patch
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ from servwatch_site.tests.api import Answer, ApiTestCase, read
 from servwatch_site.tests.cast import NOW
 from streams import selectors
 from streams.record_id import record_id
-from streams.selectors import RecordRow
+from streams.selectors import RecordFilter, Row
 from streams.tests.records import record_add
 from tokens.services import account_update
 
@@ -242,7 +243,7 @@ class RefusalTest(StreamCase):
             ("end=2126-01-01 00:00&after=" + "A" * 32, ""),
             ("end=2126-01-01 00:00&after=f_" + "_" * 30, "after"),
             ("end=last&aggregate=avg", "aggregate"),
-            ("end=last&format=csv", "format"),
+            ("end=last&format=xml", "format"),
             ("end=last&interval=5m", "interval"),
             ("end=last&tag=%ff", "tag"),
         ]
@@ -254,7 +255,7 @@ class RefusalTest(StreamCase):
                 assert answer.status_code == 200
         answer = self.call("GET", STREAM, X_ENDTIME="2126-01-01 00:00", X_PAGELIMIT="5")
         self.assert_error(answer, 400, "INVALID_VALUE", fields={"limit"})
-        answer = self.call("GET", STREAM, X_ENDTIME="2126-01-01 00:00", X_AGGREGATE="avg")
+        answer = self.call("GET", STREAM, X_ENDTIME="last", X_AGGREGATE="avg")
         self.assert_error(answer, 400, "INVALID_VALUE", fields={"aggregate"})
 
     def test_a_channel_that_is_not_there_or_a_strangers_is_not_found(self) -> None:
@@ -270,7 +271,7 @@ class RefusalTest(StreamCase):
         self.assert_error(self.call("GET", STREAM, X_ENDTIME="last"), 404, "NO_CHANNEL")
 
     def test_head_answers_without_reading_records(self) -> None:
-        with patch("streams.api.record_stream", side_effect=AssertionError("read records")):
+        with patch("streams.api.record_pages", side_effect=AssertionError("read records")):
             answer = self.call("HEAD", STREAM, X_ENDTIME="2126-01-01 00:00")
         assert (answer.status_code, answer["Content-Type"], read(answer)) == (200, "application/json", b"")
         assert "Content-Length" not in answer
@@ -278,41 +279,50 @@ class RefusalTest(StreamCase):
         assert self.call("HEAD", "/v2/stream/99", X_ENDTIME="last").status_code == 404
 
 
-def many_rows(*, fail_after: int | None = None) -> Iterator[RecordRow]:
-    for number in range(20_000):
-        if number == fail_after:
-            raise OperationalError("server closed the connection unexpectedly")
-        yield RecordRow(NOW + number * MINUTE, 1, 1, "web-1", None, 0, f'{{"n": {number}}}')
+class ManyPages:
+    """Stands for record_pages(): twenty thousand records, a hundred to a page."""
+
+    def __init__(self, *, fail_after: int | None = None) -> None:
+        self.taken = 0
+        self.fail_after = fail_after
+
+    def __call__(
+        self, narrow: RecordFilter, *, shape: Callable[[list[Row]], list[str]], **_options: Any
+    ) -> Iterator[list[str]]:
+        at_us = int(NOW.timestamp()) * 1_000_000
+        for first in range(0, 20_000, 100):
+            if first == self.fail_after:
+                raise OperationalError("server closed the connection unexpectedly")
+            self.taken += 100
+            numbers = range(first, first + 100)
+            yield shape([(at_us + n * 60_000_000, 1, 1, "web-1", None, 0, f'{{"n": {n}}}') for n in numbers])
 
 
 class StreamedTest(StreamCase):
-    """Answers too large for one part. Rows come from a generator here, so that it shows when they are taken."""
+    """Answers too large for one part. Pages come from a generator here, so that it shows when they are taken."""
 
-    def call_large(self, rows: Iterator[RecordRow]) -> Answer:
-        with patch("streams.api.record_stream", return_value=rows):
+    def call_large(self, pages: ManyPages) -> Answer:
+        with patch("streams.api.record_pages", pages):
             return self.call("GET", STREAM, X_ENDTIME="2126-01-01 00:00")
 
     def test_a_large_answer_is_made_while_it_is_read(self) -> None:
-        rows = many_rows()
-        answer = self.call_large(rows)
+        pages = ManyPages()
+        answer = self.call_large(pages)
         assert answer.streaming and "Content-Length" not in answer
-        taken = next(rows).at
-        assert NOW < taken < NOW + 5_000 * MINUTE
-        for _rest in rows:
-            pass
-        assert json.loads(read(answer))["stream"][0]["value"] == {"n": 0}
+        assert 0 < pages.taken < 6_000
+        assert len(json.loads(read(answer))["stream"]) == pages.taken == 20_000
 
     def test_a_small_answer_is_whole(self) -> None:
         answer = self.call("GET", STREAM, X_ENDTIME="2126-01-01 00:00")
         assert not answer.streaming and len(answer.json()["stream"]) == 10
 
     def test_a_failure_before_the_first_part_is_an_ordinary_error(self) -> None:
-        answer = self.call_large(many_rows(fail_after=10))
+        answer = self.call_large(ManyPages(fail_after=0))
         self.assert_error(answer, 503, "STORAGE_UNAVAILABLE")
         assert answer["Retry-After"] == "5"
 
     def test_a_failure_on_the_way_breaks_off_and_is_in_the_log(self) -> None:
-        answer = self.call_large(many_rows(fail_after=15_000))
+        answer = self.call_large(ManyPages(fail_after=15_000))
         assert answer.status_code == 200
         received: list[bytes] = []
         with self.assertLogs("streams.api", "ERROR"), pytest.raises(OperationalError):
@@ -321,9 +331,8 @@ class StreamedTest(StreamCase):
             json.loads(b"".join(received))
 
     async def test_it_streams_under_asgi_too(self) -> None:
-        rows = many_rows()
         headers = {"X-APITOKEN": self.api_token, "X-ENDTIME": "2126-01-01 00:00"}
-        with patch("streams.api.record_stream", return_value=rows):
+        with patch("streams.api.record_pages", ManyPages()):
             answer: Answer = await self.async_client.get(STREAM, headers=headers)
         assert answer.streaming and answer.is_async
         body, parts = b"", 0
@@ -335,7 +344,7 @@ class StreamedTest(StreamCase):
 
     async def test_a_failure_on_the_way_breaks_off_under_asgi_too(self) -> None:
         headers = {"X-APITOKEN": self.api_token, "X-ENDTIME": "2126-01-01 00:00"}
-        with patch("streams.api.record_stream", return_value=many_rows(fail_after=15_000)):
+        with patch("streams.api.record_pages", ManyPages(fail_after=15_000)):
             answer: Answer = await self.async_client.get(STREAM, headers=headers)
         with self.assertLogs("streams.api", "ERROR"), pytest.raises(OperationalError):
             async for _part in answer.streaming_content:

@@ -23,7 +23,8 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-from django.db import connection
+import psycopg
+from django.db import OperationalError, connection, transaction
 from django.utils.translation import gettext as _
 
 from channels.keys import key_split
@@ -36,6 +37,7 @@ MOST_BUCKETS = 10_000  # times aggregates
 MOST_NUMBERS = 500_000  # of one answer, which lies in memory
 FEW_KEYS = 40  # up to here it is faster to look for each key path in each record
 LONGEST = timedelta(days=3660)
+QUERY_LIMIT_S = 60
 RAW = "raw"
 FILLS = ("none", "null", "previous", "linear", "zero")
 
@@ -271,9 +273,22 @@ def _table(
 
 
 def _rows(sql: str, values: Mapping[str, Any], *, most: int) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, values)
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
+    """The rows of one query, which may take QUERY_LIMIT_S: a client that leaves cannot end it sooner."""
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL statement_timeout = '{QUERY_LIMIT_S}s'")
+            cursor.execute(sql, values)
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+    except OperationalError as error:
+        if isinstance(error.__cause__, psycopg.errors.QueryCanceled):
+            raise option_error(
+                "end",
+                _(
+                    "the range takes longer than %(limit)d seconds to read; ask for less of it, or for fewer keys"
+                )
+                % {"limit": QUERY_LIMIT_S},
+            ) from None
+        raise
     if len(rows) > most:
         raise _too_many()
     return rows

@@ -350,6 +350,16 @@ class ManyRatesTest(RateTest):
 
 
 class RefusalTest(AggregateCase):
+    def test_a_query_that_takes_too_long_is_ended_and_says_what_to_ask_for(self) -> None:
+        self.add(NOW, 1)
+        with (
+            patch("streams.aggregates.sql_text", return_value="SELECT pg_sleep(60)"),
+            patch("streams.aggregates.QUERY_LIMIT_S", 0.05),
+        ):
+            answer = self.call("GET", f"{STREAM}?{END}&aggregate=avg")
+        body = self.assert_error(answer, 400, "INVALID_VALUE", fields={"end"})
+        assert "ask for less of it" in body["message"]
+
     def test_it_refuses_what_means_nothing(self) -> None:
         for query, field in [
             (f"{END}&aggregate=median", "aggregate"),

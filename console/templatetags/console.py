@@ -77,6 +77,12 @@ def is_checkbox(field: BoundField) -> bool:
     return isinstance(field.field.widget, forms.CheckboxInput)
 
 
+@register.filter
+def mqtt_version(number: int) -> str:
+    """The protocol as people call it, from the number that goes over the wire."""
+    return {3: "3.1", 4: "3.1.1"}.get(number, str(number))
+
+
 @register.simple_tag
 def presets() -> tuple[str, ...]:
     """The ranges offered for charts."""

@@ -1,23 +1,30 @@
 """Every page: works, rejects bad input, is a 404 for strangers, and asks no more of the database when lists grow."""
 
 import json
+import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from unittest.mock import patch
 
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from channels.models import Channel, Stream
+from channels.selectors import tag_updates
+from console.payloads import payload_text
 from console.ranges import range_parse
 from console.sign_in import sign_in_url, user_from_link
-from console.views.refused import payload_text
-from devices.models import Device, RefusedSignIn, UnknownDevice
+from devices.command_sender import Message
+from devices.models import Command, Device, RefusedSignIn, Session, UnknownDevice
 from devices.services import device_create, device_update
+from servwatch_site.errors import Code, ServwatchError
 from servwatch_site.tests.cast import NOW
 from servwatch_site.tests.street import StreetTestCase
 from streams.models import RefusedMessage
-from tokens.models import ApiToken
-from tokens.selectors import device_token_reveal
+from streams.selectors_console import newest_of_device
+from tokens.models import Account, ApiToken
+from tokens.selectors import api_token_find, device_token_now, device_token_reveal
 from tokens.services import account_update
 
 PAGES = (
@@ -30,6 +37,7 @@ PAGES = (
     "/channels/0/",
     "/new-channel/",
     "/refused/",
+    "/sessions/",
     "/account/",
 )
 
@@ -78,7 +86,13 @@ class EveryPageTest(ConsoleTestCase):
         self.client.force_login(self.mallory, backend="allauth.account.auth_backends.AuthenticationBackend")
         for path in ("/devices/web-1/", "/devices/web-1/edit/", "/devices/web-1/chart.json", "/channels/0/"):
             self.text(path, status=404)
-        for path in ("/devices/web-1/delete/", "/channels/0/delete/", "/channels/0/edit/"):
+        for path in (
+            "/devices/web-1/delete/",
+            "/devices/web-1/commands/",
+            "/channels/0/delete/",
+            "/channels/0/edit/",
+            "/channels/0/tags/delete/",
+        ):
             assert self.client.post(path).status_code == 404, path
         assert "web-1" not in self.text("/")
         assert self.client.get("/fleet/sparklines.json?id=web-1").json() == {}
@@ -196,6 +210,32 @@ class DevicePageTest(ConsoleTestCase):
         self.post("/devices/new-1/delete/", {})
         self.text("/devices/new-1/", status=404)
 
+    def test_a_device_is_deleted_with_its_records_when_that_is_ticked(self) -> None:
+        assert "records stay" in self.post("/devices/new-1/delete/", {})
+        html = self.post("/devices/web-1/delete/", {"with_records": "on"})
+        assert "removed in the background" in html
+        assert "stay in their channel" in html and "being removed, 0 records so far" in html
+        gone = Device.objects.get(device_id="web-1")
+        assert gone.purge_wanted and not Device.objects.get(device_id="new-1").purge_wanted
+        Device.objects.filter(pk=gone.pk).update(purged_at=timezone.now(), purged_records=12_345)
+        assert "removed: 12345 records" in self.text("/")
+
+    def test_what_was_deleted_long_ago_is_not_listed(self) -> None:
+        Device.objects.filter(pk=self.new1.pk).update(deleted_at=timezone.now() - timedelta(days=31))
+        assert "Deleted lately" not in self.text("/")
+
+    def test_it_says_since_when_and_from_where_the_device_is_connected(self) -> None:
+        assert "192.0.2." not in self.text("/devices/web-1/")
+        session_make(self.owner, "web-1", ipaddress="192.0.2.1")
+        session_make(self.owner, "U000001:web-1", named_device="web-1", ipaddress="192.0.2.2")
+        session_make(self.owner, "any", device_id="web-1", ipaddress="192.0.2.3")
+        session_make(self.owner, "new-1", named_device="web-1", ipaddress="192.0.2.4")  # is that of new-1
+        session_make(self.owner, "web-1", ipaddress="192.0.2.5", connected=False, broker="other")
+        session_make(self.stranger, "web-1", ipaddress="192.0.2.6", broker="third")
+        html = self.text("/devices/web-1/")
+        assert [number for number in range(1, 7) if f"from 192.0.2.{number}" in html] == [1, 2, 3]
+        assert "192.0.2.4" in self.text("/devices/new-1/?fragment=now")
+
     def test_nonsense_in_a_charts_address_is_no_error(self) -> None:
         for query in ("key=%00", "key=", "key=a&range=zzz", "key=a&from=x", "key=%22%5B*%5D"):
             self.text(f"/devices/web-1/chart.json?{query}")
@@ -233,6 +273,18 @@ class ChannelPageTest(ConsoleTestCase):
         assert "exists already" in self.post("/new-channel/", data)
         self.post("/channels/3/delete/", {})
         self.text("/channels/3/", status=404)
+
+    def test_one_tag_is_deleted_with_its_records(self) -> None:
+        assert "Delete one tag" not in self.text("/channels/0/")
+        for topic in ("json/web-1", "json/web-1/front", "json/web-1/back"):
+            self.send(topic, '{"cpu":{"idle":93.1}}')
+        assert "Delete one tag" in self.text("/channels/0/")
+        for bad in ({}, {"tag": ""}, {"tag": "side"}, {"tag": "\0"}):
+            assert "Choose one of" in self.post("/channels/0/tags/delete/", bad)
+        html = self.post("/channels/0/tags/delete/", {"tag": "front"})
+        assert "The tag front is deleted with its 1 record." in html
+        assert set(tag_updates(self.servers)) == {"back"}
+        assert {record.tag for record in newest_of_device(self.web1.pk, count=9)} == {None, "back"}
 
 
 class RefusedPageTest(ConsoleTestCase):
@@ -280,6 +332,131 @@ class RefusedPageTest(ConsoleTestCase):
         assert payload_text(b"\x00\x01") == "00 01"
         assert payload_text("\u202eevil".encode()) == "e2 80 ae 65 76 69 6c"
         assert payload_text(b"x" * 1000).endswith("…")
+        assert payload_text(b"x" + "\u3042".encode() * 400).startswith("x\u3042")
+        assert payload_text(b"x\xff" * 400).startswith("78 ff")
+
+
+def session_make(account: Account, client_id: str, **more: object) -> Session:
+    known: dict[str, object] = {
+        "broker": "test",
+        "ipaddress": "192.0.2.9",
+        "clean_sess": True,
+        "proto_ver": 4,
+        "keepalive": 60,
+        "connected_at": timezone.now() - timedelta(hours=3),
+        "connected": True,
+    }
+    return Session.objects.create(account=account, client_id=client_id, **(known | more))
+
+
+class CommandsTest(ConsoleTestCase):
+    """The broker is played by `heard`: whether it has a subscriber, or the error it is."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.heard: bool | ServwatchError = True
+        self.sent: list[Message] = []
+        self.enterContext(patch("devices.commands.sender.send", self.take))
+
+    def take(self, message: Message) -> bool:
+        if isinstance(self.heard, ServwatchError):
+            raise self.heard
+        self.sent.append(message)
+        return self.heard
+
+    def command(self, payload: str, *, qos: str = "1", keep_s: str = "0") -> str:
+        return self.post("/devices/web-1/commands/", {"payload": payload, "qos": qos, "keep_s": keep_s})
+
+    def test_it_sends_and_lists_what_was_sent(self) -> None:
+        html = self.command('{"led":\r\n "<on>"}')
+        assert "the broker has it for the device" in html
+        assert "&lt;on&gt;" in html and "status sent" in html and "not kept" in html
+        (message,) = self.sent
+        assert (message.payload, message.qos) == (b'{"led":\n "<on>"}', 1)
+        assert "does not say whether" in self.command("x", qos="0")
+
+    def test_it_says_when_nobody_was_listening(self) -> None:
+        self.heard = False
+        html = self.command("reboot")
+        assert "Nobody was listening" in html and "status expired" in html
+
+    def test_it_keeps_a_command_for_a_device_that_is_away(self) -> None:
+        html = self.command("reboot", keep_s="3600")
+        assert "The command is kept until" in html and "status queued" in html
+        assert self.sent == []
+        Command.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
+        assert "status expired" in self.text("/devices/web-1/?fragment=command-list")
+
+    def test_what_the_broker_does_not_take_stays_in_the_form(self) -> None:
+        self.heard = ServwatchError(Code.BROKER_UNAVAILABLE, "The broker is away.")
+        html = self.command("reboot now")
+        assert "The broker is away." in html and ">\nreboot now</textarea>" in html
+        assert not Command.objects.exists()
+        answer = self.client.get("/devices/web-1/commands/?range=6h")
+        assert answer["Location"] == "/devices/web-1/?range=6h"
+
+    def test_bad_input_says_so_and_sends_nothing(self) -> None:
+        assert "errorlist" in self.command("")
+        assert "errorlist" in self.command("x", qos="2")
+        assert "errorlist" in self.command("x", keep_s="77")
+        assert "larger than" in self.command("x" * (256 * 1024 + 1))
+        assert self.sent == [] and not Command.objects.exists()
+
+    def test_a_device_that_has_confirmed_is_shown_as_such(self) -> None:
+        self.command("reboot")
+        Command.objects.update(state="delivered", delivered_at=timezone.now())
+        assert "status delivered" in self.text("/devices/web-1/")
+
+    def test_it_lists_the_newest_twenty_in_as_many_queries_as_one(self) -> None:
+        self.command("first")
+        self.text("/devices/web-1/")
+        few = self.queries("/devices/web-1/")
+        for number in range(20):
+            self.command(f"later-{number}")
+        assert self.queries("/devices/web-1/") == few
+        assert ">first<" not in self.text("/devices/web-1/") and ">later-0<" in self.text("/devices/web-1/")
+
+    def test_a_strangers_device_gets_no_command(self) -> None:
+        self.client.force_login(self.mallory, backend="allauth.account.auth_backends.AuthenticationBackend")
+        answer = self.client.post("/devices/web-1/commands/", {"payload": "x", "qos": "1", "keep_s": "0"})
+        assert answer.status_code == 404 and self.sent == []
+
+
+class SessionsPageTest(ConsoleTestCase):
+    def test_it_says_so_when_nobody_is_connected(self) -> None:
+        session_make(self.stranger, "theirs")
+        session_make(self.owner, "gone", connected=False)
+        html = self.text("/sessions/")
+        assert "Nobody is connected" in html and "theirs" not in html and "gone" not in html
+
+    def test_it_shows_each_live_session_with_its_device(self) -> None:
+        session_make(self.owner, "<c>", device_id="web-1", proto_ver=5, clean_sess=False, keepalive=0)
+        session_make(self.owner, "other", proto_ver=3)
+        html = self.text("/sessions/")
+        assert "&lt;c&gt;" in html and 'href="/devices/web-1/"' in html and "2 sessions" in html
+        assert ">durable<" in html and ">clean<" in html and ">off<" in html and ">60 s<" in html
+        assert ">5<" in html and ">3.1<" in html and "3 h ago" in html
+
+    def test_it_has_pages_that_go_on_after_any_client_id(self) -> None:
+        for number in range(199):
+            session_make(self.owner, f"c-{number:03d}")
+        session_make(self.owner, "d &?#/\u3042")
+        session_make(self.owner, "e-last")
+        html = self.text("/sessions/")
+        (link,) = re.findall(r'href="(\?after=[^"]+)"', html)
+        assert "e-last" not in html
+        rest = self.text("/sessions/" + link)
+        assert "e-last" in rest and "c-198" not in rest and "201 sessions" in rest
+        assert "No session comes after" in self.text("/sessions/?after=zzzz")
+        self.text("/sessions/?after=%00")
+
+    def test_it_takes_the_same_queries_for_one_and_for_sixty(self) -> None:
+        session_make(self.owner, "web-1")
+        self.text("/sessions/")
+        few = self.queries("/sessions/")
+        for number in range(60):
+            session_make(self.owner, f"c-{number}")
+        assert self.queries("/sessions/") == few
 
 
 class AccountPageTest(ConsoleTestCase):
@@ -290,8 +467,13 @@ class AccountPageTest(ConsoleTestCase):
             "default_channel": "7",
             "max_devices": "5",
         }
+        assert "errorlist" in self.post("/account/", data)
+        data |= {"api_per_second": "20", "connector_per_second": "0"}
         assert "is saved" in self.post("/account/", data)
         self.owner.refresh_from_db()
+        assert (self.owner.api_per_second, self.owner.connector_per_second) == (20, 0)
+        for bad in ("-1", "99999", "many"):
+            assert "errorlist" in self.post("/account/", {**data, "api_per_second": bad})
         assert (self.owner.locale, self.owner.new_devices, self.owner.default_channel) == (
             "Europe/Berlin",
             "approve",
@@ -302,8 +484,36 @@ class AccountPageTest(ConsoleTestCase):
     def test_the_device_token_is_shown_on_demand_only_and_can_be_replaced(self) -> None:
         assert self.device_token not in self.text("/account/")
         assert self.device_token in self.post("/account/device-token/", {"action": "show"})
-        self.post("/account/device-token/", {"action": "replace"})
+        assert "the token before it" not in self.post("/account/device-token/", {"action": "replace"})
         assert device_token_reveal(self.owner) != self.device_token
+
+    def test_a_replaced_device_token_may_count_a_little_longer_over_http(self) -> None:
+        self.post("/account/device-token/", {"action": "replace", "overlap_s": "86400"})
+        until = device_token_now(self.owner).previous_until
+        assert until is not None and until > timezone.now() + timedelta(hours=23)
+        shown = f"{until.astimezone(self.owner.zone):%Y-%m-%d %H:%M}"
+        assert f"the token before it counts, too, until {shown}" in self.text("/account/")
+        now = device_token_reveal(self.owner)
+        assert "errorlist" in self.post("/account/device-token/", {"action": "replace", "overlap_s": "5"})
+        assert device_token_reveal(self.owner) == now
+
+    def test_an_api_token_is_rotated_at_once_or_with_an_overlap(self) -> None:
+        old = ApiToken.objects.get(account=self.owner, name="reader")
+        assert "Choose when" in self.post(f"/account/api-tokens/{old.pk}/rotate/", {"overlap_s": "7"})
+        html = self.post(f"/account/api-tokens/{old.pk}/rotate/", {"overlap_s": "3600"})
+        fresh = ApiToken.objects.exclude(pk=old.pk).get(account=self.owner, name="reader")
+        (secret,) = re.findall(r'<code class="secret">([^<]+)</code>', html)
+        assert api_token_find(secret, now=timezone.now()) == fresh and fresh.scopes == old.scopes
+        assert secret not in self.text("/account/")
+        assert api_token_find(self.read_token, now=timezone.now()) == old
+        self.post(f"/account/api-tokens/{old.pk}/rotate/", {"overlap_s": "0"})
+        assert api_token_find(self.read_token, now=timezone.now()) is None
+        assert self.client.post(f"/account/api-tokens/{old.pk}/rotate/").status_code == 404
+
+    def test_a_strangers_api_token_cannot_be_rotated(self) -> None:
+        strange = ApiToken.objects.get(account=self.stranger)
+        assert self.client.post(f"/account/api-tokens/{strange.pk}/rotate/").status_code == 404
+        assert ApiToken.objects.filter(account=self.stranger).count() == 1
 
     def test_an_api_token_is_shown_once_and_can_be_revoked(self) -> None:
         html = self.post("/account/api-tokens/", {"name": "ci", "scopes": ["read"]})

@@ -11,11 +11,17 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
 from console.access import account_of, account_page, say_error
-from console.forms import AccountForm, ApiTokenForm
+from console.forms import AccountForm, ApiTokenForm, DeviceTokenForm, RotationForm
 from servwatch_site.errors import ServwatchError
 from tokens.models import Account, ApiToken
-from tokens.selectors import account_traffic, device_token_reveal
-from tokens.services import account_update, api_token_issue, api_token_revoke, device_token_issue
+from tokens.selectors import account_traffic, api_token_get_for_account, api_token_list, device_token_now
+from tokens.services import (
+    account_update,
+    api_token_issue,
+    api_token_revoke,
+    api_token_rotate,
+    device_token_issue,
+)
 
 
 @never_cache
@@ -42,14 +48,17 @@ def device_token(request: HttpRequest) -> HttpResponse:
     """Show the device token, or replace it. Never in an address, never cached."""
     mine = account_of(request)
     if request.POST.get("action") == "replace":
-        device_token_issue(mine)
+        form = DeviceTokenForm(request.POST, auto_id="device-token-%s")
+        if not form.is_valid():
+            return _page(request, form=AccountForm(instance=mine), device_token_form=form)
+        device_token_issue(mine, overlap_s=form.cleaned_data["overlap_s"])
         messages.success(
             request,
             _(
                 "The device token is replaced. Devices that use the old one are cut off until they have the new one."
             ),
         )
-    return _page(request, form=AccountForm(instance=mine), secret=device_token_reveal(mine))
+    return _page(request, form=AccountForm(instance=mine), secret=device_token_now(mine).secret)
 
 
 @never_cache
@@ -65,6 +74,22 @@ def api_token_new(request: HttpRequest) -> HttpResponse:
     _token, secret = api_token_issue(
         mine, name=form.cleaned_data["name"], scopes=form.cleaned_data["scopes"], expires_at=expires_at
     )
+    return _page(request, form=AccountForm(instance=mine), api_secret=secret)
+
+
+@never_cache
+@require_POST
+@account_page
+def api_token_renew(request: HttpRequest, pk: int) -> HttpResponse:
+    """Rotate: a new token like this one, shown once; this one ends at once or a little later."""
+    mine, now = account_of(request), timezone.now()
+    token = api_token_get_for_account(mine, pk, now=now)
+    form = RotationForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, _("Choose when the old token ends."))
+        return redirect("console:account")
+    fresh, secret = api_token_rotate(token, now=now, overlap_s=form.cleaned_data["overlap_s"])
+    messages.success(request, _("The API token %(name)s is rotated.") % {"name": fresh.name})
     return _page(request, form=AccountForm(instance=mine), api_secret=secret)
 
 
@@ -84,18 +109,23 @@ def _page(
     *,
     form: AccountForm,
     token_form: ApiTokenForm | None = None,
+    device_token_form: DeviceTokenForm | None = None,
     secret: str = "",
     api_secret: str = "",
 ) -> HttpResponse:
-    mine = Account.objects.get(pk=account_of(request).pk)
+    mine, now = Account.objects.get(pk=account_of(request).pk), timezone.now()
     context = {
         "form": form,
         "token_form": token_form or ApiTokenForm(),
-        "tokens": ApiToken.objects.filter(account=mine, revoked_at=None).order_by("created_at"),
+        "tokens": [
+            (token, RotationForm(auto_id=f"rotate-{token.pk}-%s")) for token in api_token_list(mine, now=now)
+        ],
+        "device_token_form": device_token_form or DeviceTokenForm(auto_id="device-token-%s"),
+        "previous_until": device_token_now(mine).previous_until,
         "secret": secret,
         "api_secret": api_secret,
         "traffic": account_traffic(mine.pk),
         "mine": mine,
-        "now": timezone.now(),
+        "now": now,
     }
     return render(request, "console/account/account.html", context)

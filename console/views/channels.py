@@ -1,10 +1,13 @@
 """Channels: the list, a channel with its streams, charts and devices."""
 
+from datetime import UTC, datetime
+
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 from django.views.decorators.gzip import gzip_page
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -16,14 +19,17 @@ from channels.selectors import (
     last_updates,
     stream_list,
     stream_meta,
+    tag_updates,
 )
-from channels.services import channel_create, channel_delete, channel_update
+from channels.services import channel_create, channel_delete, channel_update, tag_delete
 from console.access import account_of, account_page, say_error
 from console.charting import chart_groups, chart_json, range_of
-from console.forms import ChannelEditForm, ChannelForm
+from console.forms import ChannelEditForm, ChannelForm, TagForm
 from devices.selectors import DeviceFilter, device_count, device_list
 from servwatch_site.errors import ServwatchError
 from streams.charts import Source
+from streams.purges import records_delete
+from streams.selectors import AHEAD, RecordFilter
 
 DEVICES_SHOWN = 100
 
@@ -47,12 +53,14 @@ def channel(request: HttpRequest, number: int) -> HttpResponse:
         return render(request, "console/channels/_streams.html", context)
     narrow = DeviceFilter(channel=number)
     now = timezone.now()
+    tags = tag_updates(found)
     numbers = [stream.key for stream in streams if stream.type in ("number", "boolean", "mixed")]
     context |= {
         "range": range_of(request),
         "groups": chart_groups(numbers, stream_meta(found)),
         "devices": device_list(account_of(request), narrow=narrow, now=now, limit=DEVICES_SHOWN),
         "device_count": device_count(account_of(request), narrow=narrow, now=now),
+        "tag_form": TagForm(tags=tags) if tags else None,
         "form": ChannelEditForm(initial={"name": found.name, "retention_days": found.retention_days}),
     }
     return render(request, "console/channels/channel.html", context)
@@ -124,3 +132,25 @@ def channel_remove(request: HttpRequest, number: int) -> HttpResponse:
         _("Channel %(number)d is deleted; its records are removed in the background.") % {"number": number},
     )
     return redirect("console:channels")
+
+
+@require_POST
+@account_page
+def tag_remove(request: HttpRequest, number: int) -> HttpResponse:
+    """Delete one tag with its records; the page answers when they are gone."""
+    found = channel_get_for_account(account_of(request), number)
+    form = TagForm(request.POST, tags=tag_updates(found))
+    if not form.is_valid():
+        messages.error(request, _("Choose one of the channel's tags."))
+        return redirect("console:channel", number)
+    tag = form.cleaned_data["tag"]
+    beginning = datetime.min.replace(tzinfo=UTC)
+    count = records_delete(RecordFilter(found.pk, beginning, timezone.now() + AHEAD, tag=tag))
+    tag_delete(found, tag)
+    text = ngettext(
+        "The tag %(tag)s is deleted with its %(n)d record.",
+        "The tag %(tag)s is deleted with its %(n)d records.",
+        count,
+    )
+    messages.success(request, text % {"tag": tag, "n": count})
+    return redirect("console:channel", number)

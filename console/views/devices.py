@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib import messages
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -17,11 +18,14 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from channels.selectors import latest_of_device, stream_meta
 from console.access import account_of, account_page, say_error
 from console.charting import chart_groups, chart_json, range_of
-from console.forms import DeviceForm, NewDeviceForm
+from console.forms import CommandForm, DeviceForm, NewDeviceForm
+from console.payloads import payload_text
 from console.tiles import tile_groups
-from devices.models import Device
+from devices.models import Device, Session
 from devices.selectors import (
+    command_list,
     device_get_for_account,
+    device_keys_present,
     device_now,
     device_traffic,
     live_channel,
@@ -33,6 +37,8 @@ from streams.charts import Source
 from streams.selectors_console import newest_of_device
 from tokens.selectors import device_token_reveal
 
+COMMANDS_SHOWN = 20
+SESSIONS_SHOWN = 5
 ARRIVED_WITHIN = timedelta(minutes=30)
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
@@ -42,14 +48,23 @@ EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 @account_page
 def device(request: HttpRequest, device_id: str) -> HttpResponse:
     found = device_get_for_account(account_of(request), device_id)
+    match request.GET.get("fragment"):
+        case None | "":
+            return device_page(request, found, command_form=CommandForm())
+        case "command-list":
+            return render(request, "console/devices/_commands.html", _commands(found))
+        case _:
+            return render(request, "console/devices/_now.html", _now(found))
+
+
+def device_page(request: HttpRequest, found: Device, *, command_form: CommandForm) -> HttpResponse:
+    """The whole page, with the form for commands as it is: empty, or with what does not fit."""
     context = _now(found)
-    if request.GET.get("fragment"):
-        return render(request, "console/devices/_now.html", context)
     labels = context["labels"]
-    context |= {
+    context |= _commands(found) | {
         "range": range_of(request),
         "groups": chart_groups([value.key for value in context["values"] if _is_number(value.value)], labels),
-        "form": DeviceForm(instance=found, account=account_of(request)),
+        "command_form": command_form,
     }
     return render(request, "console/devices/device.html", context)
 
@@ -68,9 +83,31 @@ def _now(found: Device) -> dict[str, Any]:
         "traffic": device_traffic(found),
         "refusals": refusals_by_reason(found.account_id, device_key=found.pk),
         "records": newest_of_device(found.pk, count=10),
+        "sessions": _sessions(found),
         "state": sorted((found.state or {}).items()),
         "now": timezone.now(),
     }
+
+
+def _commands(found: Device) -> dict[str, Any]:
+    now = timezone.now()
+    rows = command_list(found, limit=COMMANDS_SHOWN)
+    return {
+        "device": found,
+        "commands": [(row, row.state_now(now=now), payload_text(bytes(row.payload))) for row in rows],
+        "now": now,
+    }
+
+
+def _sessions(found: Device) -> list[Session]:
+    """The device's live sessions, by the judgement of devices.sessions.session_list(), which lists all devices'."""
+    unnamed = Q(device_id="") & (Q(client_id=found.device_id) | Q(named_device=found.device_id))
+    of_account = Session.objects.filter(account=found.account_id, connected=True)
+    rows = list(
+        of_account.filter(Q(device_id=found.device_id) | unnamed).order_by("client_id")[:SESSIONS_SHOWN]
+    )
+    others = device_keys_present(found.account, {row.client_id for row in rows} - {found.device_id})
+    return [row for row in rows if row.device_id or row.client_id not in others]
 
 
 def _is_number(value: Any) -> bool:
@@ -127,8 +164,13 @@ def device_new(request: HttpRequest) -> HttpResponse:
 @require_POST
 @account_page
 def device_remove(request: HttpRequest, device_id: str) -> HttpResponse:
-    device_delete(device_get_for_account(account_of(request), device_id), now=timezone.now())
-    messages.success(request, _("%(id)s is deleted; its records stay in their channel.") % {"id": device_id})
+    found = device_get_for_account(account_of(request), device_id)
+    with_records = bool(request.POST.get("with_records"))
+    device_delete(found, now=timezone.now(), with_records=with_records)
+    text = _("%(id)s is deleted; its records stay in their channel.")
+    if with_records:
+        text = _("%(id)s is deleted; its records are removed in the background.")
+    messages.success(request, text % {"id": device_id})
     return redirect("console:fleet")
 
 

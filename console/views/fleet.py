@@ -1,6 +1,6 @@
 """Home: all devices with what they say now, and the new ones that need somebody."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
 from django.contrib import messages
@@ -18,11 +18,20 @@ from console.access import account_of, account_page, query_text
 from console.forms import InboxForm
 from console.gauges import GAUGES, gauge_of
 from devices.models import Device
-from devices.selectors import DeviceFilter, device_query, device_rows_now, inbox, unknown_devices
+from devices.selectors import (
+    DeviceFilter,
+    device_query,
+    device_rows_now,
+    devices_deleted,
+    inbox,
+    unknown_devices,
+)
 from devices.services import device_refuse, device_update
 from streams.charts import sparklines
 
 PAGE_ROWS = 50
+DELETED_SHOWN = 20
+DELETED_WITHIN = timedelta(days=30)
 SORTS = {
     "id": (F("device_id").asc(),),
     "-id": (F("device_id").desc(),),
@@ -65,8 +74,14 @@ def fleet(request: HttpRequest) -> HttpResponse:
         "unknown": unknown_devices(account),
         "channels": channel_list(account),
     }
-    page_or_part = "_live.html" if request.GET.get("fragment") else "fleet.html"
-    return render(request, f"console/fleet/{page_or_part}", context)
+    if request.GET.get("fragment"):
+        return render(request, "console/fleet/_live.html", context)
+    gone = [found for found in devices_deleted(account) if _lately(found.deleted_at, now=now)]
+    return render(request, "console/fleet/fleet.html", context | {"deleted": gone[:DELETED_SHOWN]})
+
+
+def _lately(at: datetime | None, *, now: datetime) -> bool:
+    return at is not None and at >= now - DELETED_WITHIN
 
 
 def _query(request: HttpRequest, search: str, status: str, sort: str) -> QuerySet[Device]:

@@ -8,6 +8,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
 from console.access import account_of, account_page, query_text
+from console.payloads import payload_text
 from devices.models import Device
 from devices.selectors import device_get_for_account, refusals_by_reason, refused_sign_ins, unknown_devices
 from streams.refused import refused_delete, refused_ids, refused_list, refused_replay
@@ -37,7 +38,7 @@ def refused(request: HttpRequest) -> HttpResponse:
         "device": device,
         "reasons": refusals_by_reason(account.pk),
         "unknown": unknown_devices(account),
-        "sign_ins": refused_sign_ins() if _may_see_sign_ins(request) else None,
+        "sign_ins": refused_sign_ins() if may_see_sign_ins(request) else None,
         "now": timezone.now(),
     }
     return render(request, "console/refused/refused.html", context)
@@ -62,7 +63,7 @@ def refused_decide(request: HttpRequest) -> HttpResponse:
     return redirect("console:refused")
 
 
-def _may_see_sign_ins(request: HttpRequest) -> bool:
+def may_see_sign_ins(request: HttpRequest) -> bool:
     """The broker cannot say whose connection it refused: among several accounts only staff may see the addresses."""
     return bool(getattr(request.user, "is_staff", False)) or not several_accounts()
 
@@ -82,16 +83,3 @@ def _replay(request: HttpRequest, ids: list[int]) -> None:
         request,
         text % {"stored": done.stored, "duplicate": done.duplicate, "still": done.still_refused},
     )
-
-
-def payload_text(payload: bytes) -> str:
-    """A payload to look at: text where it is text, hexadecimal otherwise; the beginning of a long one."""
-    beginning = payload[:600]
-    try:
-        text = beginning.decode("utf-8")
-        shown = (
-            text if all(letter.isprintable() or letter in "\n\t" for letter in text) else beginning.hex(" ")
-        )
-    except UnicodeDecodeError:
-        shown = beginning.hex(" ")
-    return f"{shown} …" if len(payload) > len(beginning) else shown

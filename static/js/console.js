@@ -10,7 +10,7 @@
   if (body.dataset.watchChannel) wanted.push("channel:" + body.dataset.watchChannel);
   if ("watchAccount" in body.dataset) wanted.push("account");
   const watching = wanted.length > 0;
-  const fragment = body.dataset.refresh ? document.querySelector(body.dataset.refresh) : null;
+  const fragments = body.dataset.refresh ? [...document.querySelectorAll(body.dataset.refresh)] : [];
   let socket = null, tries = 0, poll = null, missed = false, busy = false, again = false, lastAt = 0, waiting = null;
 
   function show(state) {
@@ -27,21 +27,23 @@
   }
 
   async function refresh() {
-    if (!fragment) return;
+    if (!fragments.length) return;
     if (busy) { again = true; return; }
     busy = true;
     lastAt = Date.now();
     try {
-      const address = new URL(location.href);
-      address.searchParams.set("fragment", "1");
-      const answer = await fetch(address, { headers: { "X-Requested-With": "fetch" }, redirect: "error" });
-      if (answer.ok) replace(await answer.text());
+      for (const fragment of fragments) {
+        const address = new URL(body.dataset.address || location.href, location.href);
+        address.searchParams.set("fragment", fragment.id);
+        const answer = await fetch(address, { headers: { "X-Requested-With": "fetch" }, redirect: "error" });
+        if (answer.ok) replace(fragment, await answer.text());
+      }
     } catch (error) { /* the next change or poll tries again */ }
     busy = false;
     if (again) { again = false; changed(); }
   }
 
-  function replace(html) {
+  function replace(fragment, html) {
     if (fragment.querySelector("input:checked")) return; // somebody is choosing: do not take it from under them
     const open = [...fragment.querySelectorAll("details")].map(function (one) { return one.open; });
     const focused = fragment.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;

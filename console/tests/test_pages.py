@@ -396,7 +396,8 @@ class CommandsTest(ConsoleTestCase):
         assert answer["Location"] == "/devices/web-1/?range=6h"
 
     def test_bad_input_says_so_and_sends_nothing(self) -> None:
-        assert "errorlist" in self.command("")
+        html = self.command("")
+        assert "errorlist" in html and "autofocus" in html
         assert "errorlist" in self.command("x", qos="2")
         assert "errorlist" in self.command("x", keep_s="77")
         assert "larger than" in self.command("x" * (256 * 1024 + 1))

@@ -36,7 +36,8 @@ def command_new(request: HttpRequest, device_id: str) -> HttpResponse:
             form.add_error(None, error.message)
         else:
             _say_outcome(request, command)
-            return redirect(f"{page}#commands")
+            return redirect(page)
+    form.fields["payload"].widget.attrs["autofocus"] = True  # far down the page, where the reason stands
     return device_page(request, found, command_form=form)
 
 

@@ -19,12 +19,14 @@ from channels.security.websocket import AllowedHostsOriginValidator
 from django.urls import path
 
 from devices.command_sender import sender
+from servwatch_site.api_errors import is_api_path
+from servwatch_site.api_middleware import api_handler
 from streams.consumers import LiveConsumer
 from streams.intake import intake
 from streams.live import listen_for_ever, send_commands_for_ever
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Send = Callable[[Any], Awaitable[None]]
 
 
 async def lifespan(scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -42,9 +44,19 @@ async def lifespan(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     await send({"type": "lifespan.shutdown.complete"})
 
 
+api = api_handler()
+
+
+async def by_path(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Programs' requests pass a middleware of their own; the page of the API is a page."""
+    path: str = scope["path"]
+    handler = api if is_api_path(path) and path.rstrip("/") != "/v2/docs" else pages
+    await handler(scope, receive, send)
+
+
 application = ProtocolTypeRouter(
     {
-        "http": pages,
+        "http": by_path,
         "websocket": AllowedHostsOriginValidator(
             AuthMiddlewareStack(URLRouter([path("live/", LiveConsumer.as_asgi())]))
         ),

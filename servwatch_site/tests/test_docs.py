@@ -24,7 +24,10 @@ def test_every_test_that_the_contracts_table_names_exists() -> None:
             file, names = part.split(": ", 1)
             named = set(re.findall(r"`(test_\w+)`", names))
             assert named, row
-            assert named <= functions_of(ROOT / file.strip("`")), (file, named - functions_of(ROOT / file.strip("`")))
+            assert named <= functions_of(ROOT / file.strip("`")), (
+                file,
+                named - functions_of(ROOT / file.strip("`")),
+            )
 
 
 def test_every_command_the_readme_names_exists() -> None:

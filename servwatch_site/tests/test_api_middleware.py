@@ -1,4 +1,4 @@
-"""What the web process does for programs before a view sees them: over the real server, since tests' own client differs."""
+"""What the web process does for programs before a view sees them, asked of the real server."""
 
 import http.client
 import json

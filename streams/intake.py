@@ -199,6 +199,7 @@ class Intake:
                 work.future.set_exception(ServwatchError(code, message))
 
     def _commit(self, batch: Sequence[Work]) -> None:
+        self._refresh()
         waiting = [work for work in batch if isinstance(work, Write) or self._admit(work)]
         while waiting:
             waiting = self._without_known(waiting)
@@ -212,6 +213,12 @@ class Intake:
                 work.future.set_result(Answer(status, body, work.usage))
             waiting = later
 
+    def _refresh(self) -> None:
+        """Take up what changed; the writer forgets with it, since a tag or channel may be gone."""
+        with self._street.writer.connection.cursor() as cursor:
+            if self._street.registry.refresh(cursor):
+                self._street.writer.forget()
+
     def _admit(self, post: Post) -> bool:
         """Whether the token is right and the device may send now; counts it. Refused ones are answered here."""
         if post.future.done():
@@ -220,7 +227,6 @@ class Intake:
             return True  # tried before, and counted
         writer, registry = self._street.writer, self._street.registry
         with writer.connection.cursor() as cursor:
-            registry.refresh(cursor)
             account = registry.account_of_request(cursor, post.token, now=datetime.now(UTC))
         if account is None:
             usage = stranger_usage(post.address)
@@ -285,8 +291,8 @@ class Intake:
         writer, registry = self._street.writer, self._street.registry
         try:
             batch = Batch()
+            self._refresh()
             with writer.connection.cursor() as cursor:
-                registry.refresh(cursor)
                 registry.look_up(cursor, limited)
             for (account_key, device_id), count in limited.items():
                 device = registry.device(account_key, device_id)

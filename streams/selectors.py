@@ -123,7 +123,8 @@ def record_pages(
     `shape` may leave rows out or make something else of them; it works while the database sends the next ones.
     `limit` counts what it made. Raises OperationalError when the database goes away on the way.
     """
-    page_rows = FIRST_PAGE_ROWS
+    # A page that was asked for is one query; how much of it lies in memory is bounded all the same.
+    page_rows = FIRST_PAGE_ROWS if limit is None else min(max(limit, FIRST_PAGE_ROWS), MAX_PAGE_ROWS)
     while limit is None or limit > 0:
         wanted = page_rows if limit is None or shape is not list else min(page_rows, limit)
         page = _page(narrow, descending=descending, after=after, limit=wanted, shape=shape)

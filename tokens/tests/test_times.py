@@ -1,4 +1,5 @@
 from datetime import UTC, datetime
+from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -84,3 +85,38 @@ def test_it_reads_back_the_very_moment_it_has_written(microsecond: int, hour: in
     at = datetime(2026, 11, 1, hour, 30, 1, microsecond, tzinfo=UTC)
     for zone in (TOKYO, NEW_YORK, UTC):
         assert time_parse(time_text(at, zone=zone) or "", zone=zone) == at
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-23T18:30:00",
+        "2026-11-23 18:30:00.123456",
+        "2026-11-23T18:30:00.123456789Z",
+        "2026-11-23T18:30:00,5+05:45",
+        "2026-11-23T18:30:00-0330",
+        "2026-11-01T01:30:00",
+        "2026-03-08T02:30:00",
+        "2026-11-23T18:30:00+09:00:30",
+        "2026-11-23T18:30:00+24:00",
+        "2026-W48-1T18:30:00",
+        "2026-11-23T24:00:00",
+        "2026-13-23T18:30:00",
+        "9999-12-31T23:59:59-01:00",
+        "0001-01-01T00:00:00+01:00",
+        "２026-11-23T18:30:00",
+        "2026-11-23T18:30:00 +09",
+        "2026-11-23T18:30:00z",
+        "2026-11-23x18:30:00",
+    ],
+)
+def test_the_quick_reading_says_what_the_exact_one_says(text: str) -> None:
+    def reading() -> datetime | str:
+        try:
+            return time_parse(text, zone=NEW_YORK)
+        except ValueError:
+            return "refused"
+
+    quick = reading()
+    with patch("tokens.times._quick", return_value=None):
+        assert quick == reading()

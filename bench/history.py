@@ -1,0 +1,91 @@
+"""Records that have been there for a while: 1,000 devices of one channel, 11 numbers and about 200 bytes each."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+from bench.site import Site
+
+DEVICES = 1_000
+STEP = timedelta(milliseconds=10)  # between two records of the channel: 1,000 devices, each every 10 s
+ROWS_A_WRITE = 5_000
+COLUMNS = "(device_key, channel_key, at, digest, form, tag, value)"
+VALUE = (
+    '{"cpu":{"user":12.5,"system":3.25,"idle":84.25},"load1":0.41,"load5":0.37,"mem":{"used":8123456512,'
+    '"free":16123456512},"net":{"rx":1234567,"tx":765432},"disk":41.5,"n":%d}'
+)
+
+
+def devices_create(site: Site, count: int = DEVICES) -> int:
+    """Devices load-0, load-1, ... of channel 0, enabled and mapped; returns the key of the first."""
+    account = site.account
+    with site.connect() as connection:
+        ((first,),) = connection.execute(
+            "WITH made AS (INSERT INTO devices_device (account_id, device_id, description, enabled, pending,"
+            " channel_id, device_type, location, manufacturer, replay_when_mapped, created_at, config_version)"
+            " SELECT %s, 'load-' || n, '', true, false, %s, '', '', '', false, now(), 0"
+            " FROM generate_series(0, %s) AS n RETURNING id) SELECT min(id) FROM made",
+            [account["key"], account["channel_key"], count - 1],
+        ).fetchall()
+        connection.execute("ANALYZE devices_device")
+    return int(str(first))
+
+
+def lines(*, first_device: int, channel_key: int, begin: datetime, count: int) -> Iterator[bytes]:
+    """COPY's text, some thousand records at a time, in the order of time."""
+    form = f"%d\t{channel_key}\t%s\t%d\t0\t\\N\t{VALUE}\n"
+    whole = begin.replace(microsecond=0)
+    texts: list[str] = []
+    a_second = timedelta(seconds=1) // STEP
+    step_us = STEP // timedelta(microseconds=1)
+    for number in range(count):
+        second, rest = divmod(number, a_second)
+        if rest == 0:
+            clock = f"{whole + timedelta(seconds=second):%Y-%m-%d %H:%M:%S}"
+        at = f"{clock}.{rest * step_us:06d}+00"
+        digest = number * 2654435761 % 2**62
+        texts.append(form % (first_device + number % DEVICES, at, digest, number))
+        if len(texts) == ROWS_A_WRITE:
+            yield "".join(texts).encode()
+            texts = []
+    yield "".join(texts).encode()
+
+
+def history_load(site: Site, *, count: int) -> tuple[datetime, datetime, float]:
+    """`count` records that end an hour ago, with their latest rows; returns begin, end, and records a second."""
+    site.django()
+    from streams.storage import Kind, partitions_create, storage_kind
+
+    first = devices_create(site)
+    end = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+    begin = end - count * STEP
+    begin = begin.replace(microsecond=0)
+    days = {begin.date() + timedelta(days=n) for n in range((end.date() - begin.date()).days + 1)}
+    with site.connect(autocommit=False) as connection, connection.cursor() as cursor:
+        if storage_kind(cursor) is Kind.PARTITIONS:
+            partitions_create(cursor, days)
+        connection.commit()
+        began = time.perf_counter()
+        with cursor.copy(f"COPY streams_record {COLUMNS} FROM STDIN") as copy:
+            channel_key = site.account["channel_key"]
+            for text in lines(first_device=first, channel_key=channel_key, begin=begin, count=count):
+                copy.write(text)
+        connection.commit()
+        took_s = time.perf_counter() - began
+        cursor.execute(
+            "INSERT INTO channels_latest (device_key, channel_key, tag, shape, at, digest, form, value)"
+            " SELECT DISTINCT ON (device_key) device_key, channel_key, '', 1, at, digest, form, value"
+            " FROM streams_record WHERE at >= %s ORDER BY device_key, at DESC",
+            [end - timedelta(seconds=30)],
+        )
+        cursor.execute(
+            "SELECT 1 FROM devices_device WHERE id = %s AND device_id = %s",
+            [first + DEVICES - 1, f"load-{DEVICES - 1}"],
+        )
+        if cursor.fetchone() is None:
+            raise RuntimeError("the devices' keys do not follow each other")
+    with site.connect() as connection:
+        connection.execute("VACUUM ANALYZE streams_record")
+        connection.execute("VACUUM ANALYZE channels_latest")
+        connection.execute("CHECKPOINT")
+    return begin, end, count / took_s

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.utils.translation import gettext as _
@@ -73,6 +73,11 @@ def error_known(error: BaseException | None) -> ServwatchError | None:
         return _not_found()
     if isinstance(error, RequestDataTooBig):
         return ServwatchError(Code.PAYLOAD_TOO_LARGE, _("The body is too large. Send less at once."))
+    if isinstance(error, SuspiciousOperation):
+        return ServwatchError(
+            Code.INVALID_VALUE,
+            _("The request cannot be understood. Check its address and its headers."),
+        )
     if isinstance(error, exceptions.ParseError):
         return ServwatchError(Code.BAD_JSON_FORMAT, _("The body is not JSON. Send UTF-8 JSON."))
     if isinstance(error, (OperationalError, InterfaceError)):
@@ -96,10 +101,7 @@ def api_not_found(request: HttpRequest, **_captured: str) -> HttpResponse:
 def handler400(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     if not is_api_path(request.path):
         return defaults.bad_request(request, exception)
-    known = error_known(exception) or ServwatchError(
-        Code.INVALID_VALUE, _("The request cannot be understood. Check its address and its headers.")
-    )
-    return error_answer(known)
+    return error_answer(error_known(exception) or _unknown(exception, request))
 
 
 def handler403(request: HttpRequest, exception: Exception) -> HttpResponseBase:

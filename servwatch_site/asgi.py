@@ -21,6 +21,7 @@ from django.urls import path
 from devices.command_sender import sender
 from servwatch_site.api_errors import is_api_path
 from servwatch_site.api_middleware import api_handler
+from servwatch_site.connector_app import KINDS, connector_app
 from streams.consumers import LiveConsumer
 from streams.intake import intake
 from streams.live import listen_for_ever, send_commands_for_ever
@@ -50,6 +51,9 @@ api = api_handler()
 async def by_path(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """Programs' requests pass a middleware of their own; the page of the API is a page."""
     path: str = scope["path"]
+    if path in KINDS:
+        await connector_app(scope, receive, send)
+        return
     handler = api if is_api_path(path) and path.rstrip("/") != "/v2/docs" else pages
     await handler(scope, receive, send)
 

@@ -3,7 +3,6 @@
 import base64
 import binascii
 import logging
-import re
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -67,17 +66,17 @@ from tokens.api_options import (
     option_error,
     option_int,
     option_text,
+    option_time,
     page_headers,
 )
 from tokens.api_view import ApiView, account_of
 from tokens.models import Account
-from tokens.times import time_parse, time_text
+from tokens.times import time_text
 
 LAST = "last"
 MOST_KEYS = 100
 
 _CURSOR = struct.Struct(">qqq")
-_LOST_PLUS = re.compile(r"(:[0-9]{2}(?:[.,][0-9]+)?) ([0-9]{2}:?[0-9]{2})\Z")
 
 logger = logging.getLogger(__name__)
 
@@ -172,12 +171,12 @@ def _wanted(request: Request, account: Account, channel: Channel, *, now: dateti
             _("The end is missing. Send X-ENDTIME with a time, or last for the newest record."),
             fields={"end": _("required")},
         )
-    start = _time_option(request, "start", header="X-STARTTIME", zone=account.zone)
+    start = option_time(request, "start", header="X-STARTTIME", zone=account.zone)
     low = start or datetime.min.replace(tzinfo=UTC)
     device_id = option_text(request, "device")
     newest = end.lower() == LAST
     # No record lies further ahead, and the database need not plan for days that are empty.
-    high = now + AHEAD if newest else _time_option(request, "end", header="X-ENDTIME", zone=account.zone)
+    high = now + AHEAD if newest else option_time(request, "end", header="X-ENDTIME", zone=account.zone)
     if high is None or (low > high and not newest):
         raise option_error("end", _("must not lie before the start"))
     wanted = Wanted(
@@ -265,18 +264,6 @@ def _keys(request: Request) -> list[Levels] | None:
     if any("\0" in text or "\ufffd" in text for text in texts):
         raise option_error("key", _("not readable text"))
     return list(dict.fromkeys(map(key_split, texts))) or None
-
-
-def _time_option(request: Request, name: str, *, header: str, zone: tzinfo) -> datetime | None:
-    text = option_text(request, name, header=header)
-    if text is None:
-        return None
-    # In a query a plus that was not encoded arrives as a space.
-    text = _LOST_PLUS.sub(r"\1+\2", text)
-    try:
-        return time_parse(text, zone=zone)
-    except ValueError as error:
-        raise option_error(name, str(error)) from None
 
 
 def _streamed_parts(wanted: Wanted, *, newest: datetime | None) -> Iterator[bytes]:

@@ -70,6 +70,7 @@ class ListenerSessionsTest(ListeningTestCase):
             self.wait_for("gone")
             gone._client.reconnect_delay_set(min_delay=60, max_delay=60)
             self.broker.restart()
+            self.wait_for_listener()  # who comes before it counts only with the next line about them
             with client("comes"):
                 self.wait_for("comes", timeout_s=40)  # the broker tells its uptime every ten seconds
         assert Session.objects.filter(connected=True, account=self.stranger).count() == 0

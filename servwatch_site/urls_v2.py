@@ -26,6 +26,6 @@ urlpatterns: list[URLPattern] = [
     re_path(r"^session/?\Z", SessionListView.as_view()),
     re_path(r"^stream/(?P<channel_id>[^/]+)/?\Z", RecordsView.as_view()),
     re_path(r"^openapi\.json/?\Z", openapi_json),
-    re_path(r"^docs/?\Z", docs_page),
+    re_path(r"^docs/?\Z", docs_page, name="api-docs"),
     re_path(r"^", api_not_found),
 ]

@@ -1,7 +1,8 @@
 """Payloads into measurements: pure, values in, values out (contract, sections 4.1 and 4.4).
 
-The common payload costs one orjson parse, one walk over its keys and a few searches; whatever looks unusual
-(long numbers, exponents, repeated keys, escapes) is read again by the standard library, slowly and exactly.
+The common payload costs one orjson parse, a look for its structure (streams/structures.py) and a few searches;
+whatever looks unusual (long numbers, exponents, repeated keys, escapes) is read again by the standard library, slowly
+and exactly.
 """
 
 import json
@@ -15,16 +16,13 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from channels.keys import BARE_KEY
 from devices.ids import tag_check
 from servwatch_site.errors import Code, ServwatchError
+from streams.structures import BARE_TEXT, MAX_DEPTH, BadStructure, Structure, structure_of, structure_walk
 from streams.topics import Kind
 from tokens.times import time_parse
 
 MAX_PAYLOAD_BYTES = 256 * 1024
-MAX_DEPTH = 16
-MAX_KEY_PATHS = 1_000
-MAX_KEY_LENGTH = 1_000
 MAX_DIGITS = 40
 MAX_EXPONENT = 308
 MAX_AHEAD = timedelta(hours=1)
@@ -36,16 +34,14 @@ _FLAT_KEYS = {"v": "value", "v2": "value2", "v3": "value3", "v4": "value4"}
 _ENVELOPE_KEYS = frozenset({"at", "value", "tag"})
 # Digits and the point become "0" and E becomes "e", so that two plain searches find unusual numbers.
 _NUMBER_LETTERS = bytes.maketrans(b"123456789.E", b"0000000000e")
+_DIGITS_AND_BLANKS = b"0123456789.- \t\r\n"
 _LONG_NUMBER = b"0" * 18
 _NUMBER = re.compile(r"-?(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?")
 _JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 
 
 class Measurement(NamedTuple):
-    """One record to be. `at` None: the time of receipt counts. `text` is `value` as JSON for the database.
-
-    `keys` are the key paths with their types; `shape` is a number for the set of top-level keys.
-    """
+    """One record to be. `at` None: the time of receipt counts. `text` is `value` as JSON for the database."""
 
     at: datetime | None
     tag: str | None
@@ -53,8 +49,7 @@ class Measurement(NamedTuple):
     value: Any
     text: str
     digest: int
-    keys: tuple[tuple[str, str], ...]
-    shape: int
+    structure: Structure
     repeated_keys: int
 
 
@@ -105,6 +100,8 @@ def parse(kind: Kind, payload: bytes, *, tag: str | None, zone: tzinfo) -> Parse
         if kind is Kind.ACK:
             return _ack(payload)
         return [_form(payload, tag=tag)]
+    except BadStructure as error:
+        return [_structure_refusal(error)]
     except _BadPayload as error:
         return [error.refusal]
 
@@ -130,16 +127,37 @@ def within_range(at: datetime, *, now: datetime, retention: timedelta) -> Refusa
 
 
 def _parse_json(payload: bytes, *, tag: str | None, zone: tzinfo) -> Parsed:
-    value, exact, repeated = _load(payload)
-    if isinstance(value, list):
-        if not value:
-            raise _BadPayload(Code.INVALID_VALUE, "an empty array holds no measurement")
-        return [_element(element, tag=tag, zone=zone, exact=exact) for element in value]
-    if is_envelope(value):
-        return [_element(value, tag=tag, zone=zone, exact=exact, repeated=repeated)]
-    keys, shape = _examine(value)
+    value, skeleton, repeated = _load(payload)
+    if isinstance(value, list) or is_envelope(value):
+        return _parse_elements(value, skeleton, repeated, payload, tag=tag, zone=zone)
+    structure = structure_walk(value) if skeleton is None else structure_of(value, skeleton)
+    if skeleton is not None and skeleton.count(b'":') != structure.key_count:
+        repeated = _load_exactly(payload)[2]
     text = payload.decode()
-    return [Measurement(None, tag, FORM_JSON, value, text, digest_of(tag, payload), keys, shape, repeated)]
+    return [Measurement(None, tag, FORM_JSON, value, text, digest_of(tag, payload), structure, repeated)]
+
+
+def _parse_elements(
+    value: Any, skeleton: bytes | None, repeated: int, payload: bytes, *, tag: str | None, zone: tzinfo
+) -> list[Measurement | Refusal]:
+    """An envelope or an array of them. Keys that are repeated anywhere count with the first measurement."""
+    elements = value if isinstance(value, list) else [value]
+    if not elements:
+        raise _BadPayload(Code.INVALID_VALUE, "an empty array holds no measurement")
+    found = [_element(element, tag=tag, zone=zone, exact=skeleton is None) for element in elements]
+    if skeleton is not None and skeleton.count(b'":') != sum(map(_keys_in, elements, found)):
+        repeated = _load_exactly(payload)[2]
+    if repeated:
+        for place, one in enumerate(found):
+            if isinstance(one, Measurement):
+                found[place] = one._replace(repeated_keys=repeated)
+                break
+    return found
+
+
+def _keys_in(element: Any, found: Measurement | Refusal) -> int:
+    """How many keys an envelope has on all levels; -1 for what was not walked."""
+    return len(element) + found.structure.key_count if isinstance(found, Measurement) else -1
 
 
 def exact_json(payload: bytes) -> Any | Refusal:
@@ -159,17 +177,14 @@ def measurement_of(value: Any, *, at: Any = None, tag: Any = None, zone: tzinfo)
         if len(text) > MAX_PAYLOAD_BYTES:
             raise _BadPayload(Code.PAYLOAD_TOO_LARGE, f"a value takes more than {MAX_PAYLOAD_BYTES} bytes")
         checked = _load(text)[0]
-        keys, shape = _examine(checked)
+        structure = _structure(checked, text)
         moment_ = None if at is None else moment(at, zone=zone)
         digest = digest_of(own_tag, text)
-        return Measurement(moment_, own_tag, FORM_JSON, checked, text.decode(), digest, keys, shape, 0)
+        return Measurement(moment_, own_tag, FORM_JSON, checked, text.decode(), digest, structure, 0)
+    except BadStructure as error:
+        return _structure_refusal(error)
     except _BadPayload as error:
         return error.refusal
-
-
-def shape_of(value: Any) -> int:
-    """The shape of stored metrics, by which latest values are kept apart."""
-    return _shape(value) if isinstance(value, dict) else 0
 
 
 def is_envelope(value: Any) -> bool:
@@ -177,24 +192,35 @@ def is_envelope(value: Any) -> bool:
     return isinstance(value, dict) and "at" in value and "value" in value and _ENVELOPE_KEYS.issuperset(value)
 
 
-def _element(
-    element: Any, *, tag: str | None, zone: tzinfo, exact: bool, repeated: int = 0
-) -> Measurement | Refusal:
+def _element(element: Any, *, tag: str | None, zone: tzinfo, exact: bool) -> Measurement | Refusal:
     try:
         if not is_envelope(element):
             raise _BadPayload(
                 Code.INVALID_VALUE, 'an array holds objects like {"at": time, "value": metrics}'
             )
         at = moment(element["at"], zone=zone)
-        tag = _own_tag(element.get("tag"), default=tag)
+        if "tag" in element:
+            tag = _own_tag(element["tag"], default=tag)
         value = element["value"]
-        keys, shape = _examine(value)
         text = json.dumps(value, ensure_ascii=False).encode() if exact else orjson.dumps(value)
-        return Measurement(
-            at, tag, FORM_JSON, value, text.decode(), digest_of(tag, text), keys, shape, repeated
-        )
+        structure = _structure(value, text)
+        return Measurement(at, tag, FORM_JSON, value, text.decode(), digest_of(tag, text), structure, 0)
+    except BadStructure as error:
+        return _structure_refusal(error)._replace(payload=json.dumps(element).encode())
     except _BadPayload as error:
         return error.refusal._replace(payload=json.dumps(element).encode())
+
+
+def _structure(value: Any, text: bytes) -> Structure:
+    """Raises BadStructure."""
+    return structure_of(value, text.translate(None, _DIGITS_AND_BLANKS))
+
+
+def _structure_refusal(error: BadStructure) -> Refusal:
+    return Refusal(_STRUCTURE_CODES[error.kind], error.detail)
+
+
+_STRUCTURE_CODES = {"metrics": Code.INVALID_VALUE, "deep": Code.TOO_DEEP, "keys": Code.TOO_MANY_KEYS}
 
 
 def moment(at: Any, *, zone: tzinfo) -> datetime:
@@ -227,8 +253,10 @@ def _own_tag(tag: Any, *, default: str | None) -> str | None:
         raise _BadPayload(error.code, error.message) from None
 
 
-def _load(payload: bytes) -> tuple[Any, bool, int]:
-    """The value, whether it was read exactly (slowly), and how many keys were repeated."""
+def _load(payload: bytes) -> tuple[Any, bytes | None, int]:
+    """The value, and the text by which its structure is known. Where it had to be read exactly, slowly, there is
+    no such text, but the number of repeated keys.
+    """
     try:
         value = orjson.loads(payload)
     except orjson.JSONDecodeError:
@@ -236,12 +264,11 @@ def _load(payload: bytes) -> tuple[Any, bool, int]:
     letters = payload.translate(_NUMBER_LETTERS)
     if b"0e" in letters or _LONG_NUMBER in letters or b"\\u0000" in payload:
         return _load_exactly(payload)
-    if isinstance(value, (dict, list)) and payload.count(b'":') != _count_keys(value):
-        return value, False, _load_exactly(payload)[2]
-    return value, False, 0
+    return value, payload.translate(None, _DIGITS_AND_BLANKS), 0
 
 
-def _load_exactly(payload: bytes) -> tuple[Any, bool, int]:
+def _load_exactly(payload: bytes) -> tuple[Any, None, int]:
+    """As `_load`, with integers of any size."""
     repeated = 0
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -267,7 +294,7 @@ def _load_exactly(payload: bytes) -> tuple[Any, bool, int]:
     except RecursionError:
         raise _BadPayload(Code.TOO_DEEP, f"objects and arrays nest deeper than {MAX_DEPTH} levels") from None
     _check_texts(value, depth=0)
-    return value, True, repeated
+    return value, None, repeated
 
 
 def _number(text: str) -> int | float:
@@ -309,82 +336,6 @@ def _check_texts(value: Any, *, depth: int) -> None:
             _check_texts(inner, depth=depth + 1)
 
 
-def _count_keys(value: Any, depth: int = 0) -> int:
-    """Keys on all levels; stops at the depth that is refused anyway."""
-    if depth > MAX_DEPTH:
-        return 0
-    if isinstance(value, dict):
-        count = len(value)
-        for inner in value.values():
-            if type(inner) in (dict, list):
-                count += _count_keys(inner, depth + 1)
-        return count
-    return sum(_count_keys(inner, depth + 1) for inner in value if type(inner) in (dict, list))
-
-
-# --- key paths ---
-
-
-def _examine(value: Any) -> tuple[tuple[tuple[str, str], ...], int]:
-    """The key paths with types, and the shape. Raises for metrics that are no metrics, too deep or too many."""
-    if type(value) is dict:
-        found: list[tuple[str, str]] = []
-        _walk(value, None, 1, found)
-        keys = tuple(dict.fromkeys(found))  # array elements pool under one path
-        if len(keys) > MAX_KEY_PATHS:
-            raise _BadPayload(Code.TOO_MANY_KEYS, f"the metrics have more than {MAX_KEY_PATHS} key paths")
-        return keys, _shape(value)
-    if type(value) in (int, float):
-        return ((BARE_KEY, "number"),), 0
-    if type(value) is str:
-        return ((BARE_KEY, "string"),), 0
-    raise _BadPayload(Code.INVALID_VALUE, "metrics are an object, a number or a text")
-
-
-_TYPES = {int: "number", float: "number", str: "string", bool: "boolean"}
-
-
-def _walk(value: Any, path: str | None, depth: int, found: list[tuple[str, str]]) -> None:
-    if depth > MAX_DEPTH:
-        raise _BadPayload(Code.TOO_DEEP, f"objects and arrays nest deeper than {MAX_DEPTH} levels")
-    if type(value) is dict:
-        for key, inner in value.items():
-            if "\\" in key or ":" in key:
-                key = key.replace("\\", "\\\\").replace(":", "\\:")
-            inner_path = key if path is None else f"{path}:{key}"
-            kind = _TYPES.get(type(inner))
-            if kind is not None:
-                if len(inner_path) > MAX_KEY_LENGTH:
-                    raise _BadPayload(
-                        Code.TOO_MANY_KEYS, f"a key path is longer than {MAX_KEY_LENGTH} characters"
-                    )
-                found.append((inner_path, kind))
-            elif inner is not None:
-                _walk(inner, inner_path, depth + 1, found)
-    else:
-        for inner in value:
-            kind = _TYPES.get(type(inner))
-            if kind is not None:
-                found.append((path or "", kind))
-            elif inner is not None:
-                _walk(inner, path, depth + 1, found)
-
-
-_shapes: dict[tuple[str, ...], int] = {}
-
-
-def _shape(value: dict[str, Any]) -> int:
-    """31 bits that are equal for equal sets of top-level keys."""
-    names = tuple(value)
-    shape = _shapes.get(names)
-    if shape is None:
-        text = "\0".join(sorted(names)).encode("utf-8", "surrogatepass")
-        shape = int.from_bytes(blake2b(text, digest_size=4).digest(), "big") & 0x7FFFFFFF
-        if len(_shapes) < 10_000:
-            _shapes[names] = shape
-    return shape
-
-
 # --- older and other forms ---
 
 
@@ -398,16 +349,15 @@ def _form(payload: bytes, *, tag: str | None) -> Measurement:
         flat[key] = _typed(text)
     if not flat:
         raise _BadPayload(Code.INVALID_VALUE, "the message holds no value; send v=...")
-    keys, shape = _examine(flat)
-    text = orjson.dumps(flat).decode()
-    return Measurement(None, tag, FORM_FLAT, flat, text, digest_of(tag, payload), keys, shape, 0)
+    written = orjson.dumps(flat)
+    structure = _structure(flat, written)
+    return Measurement(None, tag, FORM_FLAT, flat, written.decode(), digest_of(tag, payload), structure, 0)
 
 
 def _binary(payload: bytes, *, tag: str | None) -> Measurement:
     """Raw bytes, stored as a hex string."""
     value = payload.hex()
-    keys = ((BARE_KEY, "string"),)
-    return Measurement(None, tag, FORM_BINARY, value, f'"{value}"', digest_of(tag, payload), keys, 0, 0)
+    return Measurement(None, tag, FORM_BINARY, value, f'"{value}"', digest_of(tag, payload), BARE_TEXT, 0)
 
 
 def _state(payload: bytes) -> State:

@@ -140,11 +140,11 @@ class Plan:
                     found.digest,
                     found.form,
                     found.tag,
-                    found.shape,
+                    found.structure.shape,
                     found.text,
                 )
             )
-            self.batch.streams.setdefault(write.channel_key, set()).add(found.keys)
+            self.batch.streams.setdefault(write.channel_key, set()).add(found.structure)
             ledger.received(write.account_key, device_key, 1, at=write.received_at)
             ledger.attempted(write.account_key, device_key, repeated_keys=found.repeated_keys)
             self.devices.add(device_key)
@@ -223,9 +223,18 @@ class Plan:
         at = found.at or item.message.received_at
         batch = self.batch
         batch.rows.append(
-            Row(device.key, channel_key, at, found.digest, found.form, found.tag, found.shape, found.text)
+            Row(
+                device.key,
+                channel_key,
+                at,
+                found.digest,
+                found.form,
+                found.tag,
+                found.structure.shape,
+                found.text,
+            )
         )
-        batch.streams.setdefault(channel_key, set()).add(found.keys)
+        batch.streams.setdefault(channel_key, set()).add(found.structure)
         batch.ledger.attempted(device.account_key, device.key, repeated_keys=found.repeated_keys)
         self.channels.add(channel_key)
 

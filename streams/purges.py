@@ -7,8 +7,8 @@ import orjson
 from django.db import connection, transaction
 
 from channels.models import Latest
-from streams.payload import shape_of
 from streams.selectors import RecordFilter
+from streams.structures import shape_of
 
 STEP_ROWS = 5_000
 LOOK_BACK_ROWS = 500  # how far to look for an older record of the same shape

@@ -182,8 +182,10 @@ class _Replay:
         if within_range(at, now=self._now, retention=retention) is not None:
             return False
         batch.rows.append(
-            Row(device.key, target, at, found.digest, found.form, found.tag, found.shape, found.text)
+            Row(
+                device.key, target, at, found.digest, found.form, found.tag, found.structure.shape, found.text
+            )
         )
-        batch.streams.setdefault(target, set()).add(found.keys)
+        batch.streams.setdefault(target, set()).add(found.structure)
         ledger.replayed(self._account_key, device.key, was_device_key=row.device_key, reason=row.reason)
         return True

@@ -5,6 +5,7 @@ then, last and in the order of their keys, the rows that writers share, so that 
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from devices.registry import unknown_devices_note
 from streams.database import Connection, connect
 from streams.ledger import Ledger, Tally
 from streams.storage import Kind, partitions_create, partitions_existing, storage_kind
+from streams.structures import Structure
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ DELIVERIES_KEPT = 20_000
 TRIM_EVERY_BATCHES = 500
 SHAPES_PER_DEVICE = 64  # a device that invents keys forever shares one latest row beyond this many
 STREAMS_PER_CHANNEL = 10_000
+STRUCTURES_REMEMBERED = 20_000
 
 _INCOMING_SQL = """
 CREATE TEMPORARY TABLE IF NOT EXISTS incoming (
@@ -153,7 +156,7 @@ class Batch:
     rows: list[Row] = field(default_factory=list)
     refused: list[RefusedRow] = field(default_factory=list)
     states: dict[int, dict[str, Any]] = field(default_factory=dict)
-    streams: dict[int, set[tuple[tuple[str, str], ...]]] = field(default_factory=dict)
+    streams: dict[int, set[Structure]] = field(default_factory=dict)
     unknown: list[tuple[int, str, str, int]] = field(default_factory=list)
     deliveries: list[tuple[int, int]] = field(default_factory=list)  # packet id, digest
     answers: list[AnswerRow] = field(default_factory=list)
@@ -175,7 +178,7 @@ class Writer:
         self._days: set[date] = set()
         self._shapes: dict[int, set[int]] = {}
         self._streams: dict[int, dict[str, str]] = {}
-        self._seen_keys: set[tuple[int, tuple[tuple[str, str], ...]]] = set()
+        self._seen: defaultdict[int, set[Structure]] = defaultdict(set)
         self._tags: set[tuple[int, str]] = set()
         self._batches = 0
 
@@ -195,7 +198,7 @@ class Writer:
         """Drop what was remembered of the database's contents; the next batch asks again."""
         self._days.clear()
         self._streams.clear()
-        self._seen_keys.clear()
+        self._seen.clear()
         self._tags.clear()
 
     def close(self) -> None:
@@ -278,24 +281,22 @@ class Writer:
     def _streams_note(
         self,
         cursor: psycopg.Cursor[tuple[Any, ...]],
-        seen: dict[int, set[tuple[tuple[str, str], ...]]],
+        seen: dict[int, set[Structure]],
     ) -> None:
         """Key paths a channel has not had before become streams; a second type makes a stream mixed."""
         new: dict[tuple[int, str], str] = {}
-        for channel_key, shapes in sorted(seen.items()):
-            for keys in shapes:
-                if (channel_key, keys) in self._seen_keys:
-                    continue
+        for channel_key, structures in sorted(seen.items()):
+            for structure in structures - self._seen[channel_key]:
                 known = self._known_streams(cursor, channel_key)
-                for path, kind in keys:
+                for path, kind in structure.keys:
                     have = known.get(path)
                     if have is None and len(known) >= STREAMS_PER_CHANNEL:
                         continue
                     if have not in (kind, "mixed"):
                         known[path] = new[(channel_key, path)] = kind if have is None else "mixed"
-                self._seen_keys.add((channel_key, keys))
-        if len(self._seen_keys) > 100_000:
-            self._seen_keys.clear()
+            self._seen[channel_key] |= structures
+        if sum(map(len, self._seen.values())) > STRUCTURES_REMEMBERED:
+            self._seen.clear()
         if new:
             self._streams_insert(cursor, new)
 

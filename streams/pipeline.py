@@ -32,12 +32,19 @@ class Clock:
         self._lock = threading.Lock()
 
     def stamp(self) -> datetime:
+        return self.stamps(1)[0]
+
+    def stamps(self, count: int) -> list[datetime]:
+        """Moments of messages that came together, a microsecond apart."""
         now = datetime.now(UTC)
         with self._lock:
-            if now <= self._last:
-                now = self._last + timedelta(microseconds=1)
-            self._last = now
-        return now
+            first = max(now, self._last + _TICK)
+            stamps = [first + _TICK * place for place in range(count)]
+            self._last = stamps[-1]
+        return stamps
+
+
+_TICK = timedelta(microseconds=1)
 
 
 class Street:

@@ -178,7 +178,7 @@ class Listener:
             password=self._login.password,
             version=self._version,
             subscriptions=[*((topic, 1) for topic in SUBSCRIPTIONS), *log_topics],
-            on_packet=self._packet,
+            on_packets=self._packets,
             on_connected=self._session,
         )
 
@@ -187,21 +187,16 @@ class Listener:
         self._heard_before, self._connected_at = self._followed_until, self._clock.stamp()
         self._wake.set()
 
-    def _packet(self, client: ListenerClient, packet: Packet) -> None:
-        at = self._clock.stamp()
-        self._followed_until = at
-        if packet.topic == BROKER_UPTIME_TOPIC:
-            self._note_uptime(packet, at=at)
-            return
-        message = Incoming(
-            packet.topic,
-            packet.payload,
-            at,
-            packet_id=packet.packet_id,
-            digest=delivery_digest(packet),
-        )
-        of_broker = packet.topic.startswith("$SYS/")
-        self._queue.append(_Arrived(client, message, packet.dup, packet.retain, of_broker))
+    def _packets(self, client: ListenerClient, packets: Sequence[Packet]) -> None:
+        """Queue what one read brought; a moment of its own for each message."""
+        stamps = self._clock.stamps(len(packets))
+        self._followed_until = stamps[-1]
+        for packet, at in zip(packets, stamps, strict=True):
+            of_broker = packet.topic.startswith("$SYS/")
+            if of_broker and packet.topic == BROKER_UPTIME_TOPIC:
+                self._note_uptime(packet, at=at)
+                continue
+            self._queue.append(_Arrived(client, incoming(packet, at), packet.dup, packet.retain, of_broker))
         if len(self._queue) > PAUSE_ABOVE:
             client.brake(True)
         self._wake.set()
@@ -386,6 +381,11 @@ class Listener:
         """Sleep, but not beyond a stop."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), wait_s)
+
+
+def incoming(packet: Packet, at: datetime) -> Incoming:
+    """A device's message for the street."""
+    return Incoming(packet.topic, packet.payload, at, "mqtt", packet.packet_id, delivery_digest(packet))
 
 
 def delivery_digest(packet: Packet) -> int:

@@ -4,7 +4,7 @@ import gmqtt.mqtt.handler
 import pytest
 
 from servwatch_site.tests.street import StreetTestCase
-from streams.connectors.mqtt_client import BadPacket, Packet, publish_parse
+from streams.connectors.mqtt_client import BadPacket, Packet, packets_read, publish_parse
 from streams.delivery import Walk, deliveries_discard, deliveries_load
 from streams.plan import Incoming
 from streams.writer import DELIVERIES_KEPT, Batch
@@ -69,11 +69,46 @@ def test_it_refuses_what_is_no_publish_packet(body: bytes) -> None:
         publish_parse(0x32, body, version=4)
 
 
+def framed(header: int, body: bytes) -> bytes:
+    assert len(body) < 128 * 128
+    size = bytes([len(body)]) if len(body) < 128 else bytes([len(body) & 0x7F | 0x80, len(body) >> 7])
+    return bytes([header]) + size + body
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_it_reads_a_stream_of_packets_wherever_it_is_cut(version: int) -> None:
+    properties = b"\x00" if version == 5 else b""
+    stream = b"".join(
+        framed(0x32, packet(b"T/json/web-1", b"x" * size, packet_id=b"\x00\x05", properties=properties))
+        for size in (0, 3, 200)
+    )
+    stream += framed(0xD0, b"") + framed(0x30, packet(b"T/w", b"v=1", properties=properties))
+    for cut in range(len(stream) + 1):
+        others: list[tuple[int, bytes]] = []
+        found, size = packets_read(
+            stream[:cut], version=version, other=lambda header, body, to=others: to.append((header, body))
+        )
+        rest, all_of_it = packets_read(
+            stream[size:], version=version, other=lambda header, body, to=others: to.append((header, body))
+        )
+        assert size + all_of_it == len(stream)
+        assert [len(one.payload) for one in found + rest] == [0, 3, 200, 3]
+        assert others == [(0xD0, b"")]
+
+
+def test_a_length_that_does_not_end_is_told() -> None:
+    with pytest.raises(BadPacket):
+        packets_read(b"\x32\xff\xff\xff\xff\xff", version=4)
+
+
 def test_the_seam_into_gmqtt_is_where_it_was() -> None:
     assert version("gmqtt") == "0.8.0"
     handler = gmqtt.mqtt.handler.MqttPackageHandler
     assert callable(handler._handle_publish_packet)
     assert "_handler_cache" in handler.__get_handler__.__code__.co_names
+    protocol = gmqtt.mqtt.protocol.MQTTProtocol
+    assert callable(protocol._read_packet)
+    assert "_read_packet" in protocol._read_loop.__code__.co_names
 
 
 class DeliveryLogTest(StreetTestCase):

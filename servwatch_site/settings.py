@@ -84,6 +84,7 @@ INSTALLED_APPS = [
     "tokens",
     "channels",
     "devices",
+    "events",
     "streams",
     "console",
     "django.contrib.auth",
@@ -243,7 +244,7 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": "INFO" if DEBUG else "WARNING"},
     "loggers": {
         name: {"level": "INFO"}
-        for name in ("servwatch_site", "tokens", "channels.live", "devices", "streams", "console")
+        for name in ("servwatch_site", "tokens", "channels.live", "devices", "events", "streams", "console")
     }
     | {"django.request": {"level": "ERROR"}},  # a client's mistake is told to the client
 }

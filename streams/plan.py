@@ -88,7 +88,7 @@ class Plan:
         now: datetime,
         give_up: Refusal | None = None,
     ) -> None:
-        self.batch = Batch()
+        self.batch = Batch(version=registry.version)
         self.accounts: set[int] = set()
         self.channels: set[int] = set()
         self.devices: set[int] = set()
@@ -144,6 +144,7 @@ class Plan:
                     found.text,
                 )
             )
+            self.batch.measured.append((write.channel_key, device_key, at, write.received_at, found))
             self.batch.streams.setdefault(write.channel_key, set()).add(found.structure)
             ledger.received(write.account_key, device_key, 1, at=write.received_at)
             ledger.attempted(write.account_key, device_key, repeated_keys=found.repeated_keys)
@@ -234,6 +235,7 @@ class Plan:
                 found.text,
             )
         )
+        batch.measured.append((channel_key, device.key, at, item.message.received_at, found))
         batch.streams.setdefault(channel_key, set()).add(found.structure)
         batch.ledger.attempted(device.account_key, device.key, repeated_keys=found.repeated_keys)
         self.channels.add(channel_key)

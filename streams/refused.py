@@ -147,6 +147,7 @@ class _Replay:
         batch = Batch()
         with self._writer.connection.cursor() as cursor:
             self._registry.refresh(cursor)
+            batch.version = self._registry.version
             self._registry.look_up(
                 cursor, {(self._account_key, row.device_id) for row in rows if row.device_id}
             )
@@ -186,6 +187,7 @@ class _Replay:
                 device.key, target, at, found.digest, found.form, found.tag, found.structure.shape, found.text
             )
         )
+        batch.measured.append((target, device.key, at, None, found))  # it may end an alert, and begins none
         batch.streams.setdefault(target, set()).add(found.structure)
         ledger.replayed(self._account_key, device.key, was_device_key=row.device_key, reason=row.reason)
         return True

@@ -17,8 +17,11 @@ import psycopg
 
 from channels.keys import unit_of
 from devices.registry import unknown_devices_note
+from events.evaluation import Evaluator
+from events.rulebook import AnyMeasured
 from streams.database import Connection, connect
 from streams.ledger import Ledger, Tally
+from streams.newest import records_newest
 from streams.storage import Kind, partitions_create, partitions_existing, storage_kind
 from streams.structures import Structure
 
@@ -151,9 +154,11 @@ class KeyTaken(Exception):
 
 @dataclass
 class Batch:
-    """What one transaction writes."""
+    """What one transaction writes. `version`: of the configuration it was planned by."""
 
+    version: int = 0
     rows: list[Row] = field(default_factory=list)
+    measured: list[AnyMeasured] = field(default_factory=list)  # what rules are to be held against
     refused: list[RefusedRow] = field(default_factory=list)
     states: dict[int, dict[str, Any]] = field(default_factory=dict)
     streams: dict[int, set[Structure]] = field(default_factory=dict)
@@ -181,6 +186,7 @@ class Writer:
         self._seen: defaultdict[int, set[Structure]] = defaultdict(set)
         self._tags: set[tuple[int, str]] = set()
         self._batches = 0
+        self._events = Evaluator(records_newest)
 
     @property
     def connection(self) -> Connection:
@@ -238,6 +244,7 @@ class Writer:
 
     def write(self, cursor: psycopg.Cursor[tuple[Any, ...]], batch: Batch) -> None:
         """Everything of the batch, within the caller's transaction. Raises KeyTaken."""
+        found = self._events.find(cursor, batch.measured, version=batch.version)
         if batch.answers:
             self._answers(cursor, batch.answers)
         stored = self._records(cursor, batch.rows) if batch.rows else {}
@@ -253,6 +260,7 @@ class Writer:
         if batch.rows:
             self._tags_note(cursor, batch.rows)
             cursor.execute(_LATEST_SQL)
+            self._events.settle(cursor, found, stored)
         if batch.states:
             self._states(cursor, batch.states)
         if batch.acks:

@@ -16,7 +16,7 @@ Text = tuple[str, str]
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOGUE = ROOT / "locale" / "ja" / "LC_MESSAGES" / "django.po"
-ROOMS = ("servwatch_site", "tokens", "channels", "devices", "streams", "console")
+ROOMS = ("servwatch_site", "tokens", "channels", "devices", "events", "streams", "console")
 
 PLAIN_CALLS = {"_", "gettext", "gettext_lazy", "gettext_noop", "ngettext", "ngettext_lazy"}
 CONTEXT_CALLS = {"pgettext", "pgettext_lazy", "npgettext", "npgettext_lazy"}

@@ -19,7 +19,10 @@ from streams.intake import KEPT_FOR
 from streams.models import KeptAnswer, RefusedMessage
 from streams.storage import (
     PARTITION_LOCK,
+    RECORDS,
+    TIME_SERIES,
     Kind,
+    TimeSeries,
     days_ahead,
     partition_name,
     partitions_create,
@@ -32,18 +35,14 @@ logger = logging.getLogger(__name__)
 
 STEP_ROWS = 5_000
 DEFAULT_RETENTION_DAYS = 90
+BEYOND = timedelta(days=2)  # devices' clocks may be ahead of ours
 
+# A step names its rows by key, so that it is small whatever the table's order.
 _DELETE_STEP_SQL = """
-DELETE FROM streams_record r USING (
-    SELECT device_key, at, digest FROM streams_record WHERE channel_key = %s AND at < %s ORDER BY at LIMIT %s
+DELETE FROM {table} r USING (
+    SELECT {key} FROM {table} WHERE {column} = %(column)s AND at < %(limit)s ORDER BY at LIMIT %(step)s
 ) AS old
-WHERE r.device_key = old.device_key AND r.at = old.at AND r.digest = old.digest AND r.at < %s
-"""
-_DELETE_DEVICE_STEP_SQL = """
-DELETE FROM streams_record r USING (
-    SELECT device_key, at, digest FROM streams_record WHERE device_key = %s ORDER BY at LIMIT %s
-) AS old
-WHERE r.device_key = old.device_key AND r.at = old.at AND r.digest = old.digest
+WHERE {same} AND r.at < %(limit)s
 """
 
 
@@ -56,42 +55,51 @@ def longest_retention() -> timedelta:
 def days_maintain(*, now: datetime) -> list[str]:
     """Make the days ahead and drop those that no channel keeps; returns the names of what was dropped."""
     limit = (now - longest_retention()).astimezone(UTC) - timedelta(days=1)
-    with connect(name="maintenance") as own, own.cursor() as cursor:
-        kind = storage_kind(cursor)
+    dropped: list[str] = []
+    with connect(name="maintenance") as own:
+        for series in TIME_SERIES:
+            dropped += _series_maintain(own, series, now=now, limit=limit)
+    return dropped
+
+
+def _series_maintain(own: Connection, series: TimeSeries, *, now: datetime, limit: datetime) -> list[str]:
+    with own.cursor() as cursor:
+        kind = storage_kind(cursor, table=series.table)
         if kind is Kind.HYPERTABLE:
-            cursor.execute("SELECT drop_chunks('streams_record', older_than => %s::timestamptz)", [limit])
+            cursor.execute("SELECT drop_chunks(%s, older_than => %s::timestamptz)", [series.table, limit])
             return [str(row[0]) for row in cursor.fetchall()]
         with own.transaction():
-            partitions_create(cursor, days_ahead(now))
-        return list(_days_drop(own, before=limit))
+            partitions_create(cursor, days_ahead(now), table=series.table, piece_days=series.piece_days)
+        return list(_partitions_drop(own, series, before=limit))
 
 
-def _days_drop(own: Connection, *, before: datetime) -> Iterator[str]:
+def _partitions_drop(own: Connection, series: TimeSeries, *, before: datetime) -> Iterator[str]:
     """Detach without blocking readers, then drop. Only one process does it at a time."""
     with own.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(%s)", [PARTITION_LOCK])
         if not (cursor.fetchone() or (False,))[0]:
             return
         try:
-            _finish_interrupted(cursor)
-            for day in sorted(partitions_existing(cursor)):
-                if day < before.date():
-                    name = partition_name("streams_record", day)
-                    cursor.execute(f"ALTER TABLE streams_record DETACH PARTITION {name} CONCURRENTLY")
+            _finish_interrupted(cursor, series.table)
+            for begin in sorted(partitions_existing(cursor, table=series.table)):
+                if begin + timedelta(days=series.piece_days - 1) < before.date():
+                    name = partition_name(series.table, begin)
+                    cursor.execute(f"ALTER TABLE {series.table} DETACH PARTITION {name} CONCURRENTLY")
                     cursor.execute(f"DROP TABLE {name}")
                     yield name
         finally:
             cursor.execute("SELECT pg_advisory_unlock(%s)", [PARTITION_LOCK])
 
 
-def _finish_interrupted(cursor: Any) -> None:
+def _finish_interrupted(cursor: Any, table: str) -> None:
     """Complete what an earlier, killed run had begun to detach."""
     cursor.execute(
         "SELECT inhrelid::regclass::text FROM pg_inherits"
-        " WHERE inhparent = 'streams_record'::regclass AND inhdetachpending"
+        " WHERE inhparent = to_regclass(%s) AND inhdetachpending",
+        [table],
     )
     for (name,) in cursor.fetchall():
-        cursor.execute(f"ALTER TABLE streams_record DETACH PARTITION {name} FINALIZE")
+        cursor.execute(f"ALTER TABLE {table} DETACH PARTITION {name} FINALIZE")
         cursor.execute(f"DROP TABLE {name}")
 
 
@@ -109,13 +117,12 @@ def records_expire(*, now: datetime) -> int:
 def channels_purge(*, now: datetime) -> dict[int, int]:
     """Remove records, latest values, streams and tags of deleted channels: channel key -> records removed."""
     removed = {}
-    beyond = now + timedelta(days=2)
     for channel in Channel.objects.filter(deleted_at__isnull=False):
         remains = (
             Stream.objects.filter(channel=channel).exists()
             or Latest.objects.filter(channel_key=channel.pk).exists()
         )
-        count = _delete_before(channel.pk, beyond)
+        count = _delete_before(channel.pk, now + BEYOND)
         if not count and not remains:
             continue
         removed[channel.pk] = count
@@ -135,7 +142,11 @@ def devices_purge(*, now: datetime) -> dict[int, int]:
     removed = {}
     waiting = Device.objects.filter(deleted_at__isnull=False, purge_wanted=True, purged_at=None)
     for device in waiting.order_by("deleted_at"):
-        count = _delete_of_device(device.pk)
+        gone = {
+            series.table: _delete_in_steps(series, "device_key", device.pk, before=now + BEYOND)
+            for series in TIME_SERIES
+        }
+        count = gone[RECORDS.table]
         Latest.objects.filter(device_key=device.pk).delete()
         removed[device.pk] = count
         done = not count and device.deleted_at is not None and now - device.deleted_at > timedelta(minutes=1)
@@ -145,17 +156,6 @@ def devices_purge(*, now: datetime) -> dict[int, int]:
         if done:
             logger.info("The records of the deleted device %s are removed.", device.device_id)
     return removed
-
-
-def _delete_of_device(device_key: int) -> int:
-    gone = 0
-    while True:
-        with connection.cursor() as cursor:
-            cursor.execute(_DELETE_DEVICE_STEP_SQL, [device_key, STEP_ROWS])
-            count = int(cursor.rowcount)
-        gone += count
-        if count < STEP_ROWS:
-            return gone
 
 
 def refused_expire(*, now: datetime) -> int:
@@ -176,10 +176,25 @@ def answers_expire(*, now: datetime) -> int:
 
 
 def _delete_before(channel_key: int, limit: datetime) -> int:
+    """From every time series; returns how many records went."""
+    gone = {
+        series.table: _delete_in_steps(series, "channel_key", channel_key, before=limit)
+        for series in TIME_SERIES
+    }
+    return gone[RECORDS.table]
+
+
+def _delete_in_steps(series: TimeSeries, column: str, value: int, *, before: datetime) -> int:
+    sql = _DELETE_STEP_SQL.format(
+        table=series.table,
+        key=", ".join(series.key),
+        column=column,
+        same=" AND ".join(f"r.{name} = old.{name}" for name in series.key),
+    )
     gone = 0
     while True:
         with connection.cursor() as cursor:
-            cursor.execute(_DELETE_STEP_SQL, [channel_key, limit, STEP_ROWS, limit])
+            cursor.execute(sql, {"column": value, "limit": before, "step": STEP_ROWS})
             count = int(cursor.rowcount)
         gone += count
         if count < STEP_ROWS:

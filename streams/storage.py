@@ -24,7 +24,27 @@ SELECT (SELECT default_version FROM pg_available_extensions WHERE name = 'timesc
        (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
 """
 DAYS_AHEAD = 3
+_EPOCH = date(1970, 1, 1).toordinal()
 PARTITION_LOCK = 7_227_001  # one number for everybody who makes or drops days
+
+
+@dataclass(frozen=True)
+class TimeSeries:
+    """A table cut into pieces of `piece_days` days by its column `at`: hypertable chunks or native partitions.
+
+    It has the columns `channel_key` and `device_key` too: a channel says how long its rows are kept, and both can
+    be deleted with their rows.
+    `key` are the primary key's columns, `at` among them.
+    """
+
+    table: str
+    key: tuple[str, ...]
+    piece_days: int = 1
+
+
+RECORDS = TimeSeries("streams_record", key=("device_key", "at", "digest"))
+# Every table that the worker makes days for, drops days of, and deletes single rows from when they are too old.
+TIME_SERIES: tuple[TimeSeries, ...] = (RECORDS,)
 
 
 class Kind(StrEnum):
@@ -70,29 +90,33 @@ def storage_kind(cursor: Any, *, table: str = "streams_record") -> Kind:
 
 
 class CreateTimeSeriesTable(Operation):
-    """A migration operation: a table partitioned by day on `at`, as a hypertable or natively.
+    """A migration operation: a table cut by time on `at` into pieces of `piece_days`, a hypertable or natively.
 
     `columns` is the column list in SQL, `key` the primary key's columns (with `at` among them),
-    `indexes` maps names of further indexes to their columns.
+    `indexes` maps names of further indexes to their columns. The table belongs into TIME_SERIES as well.
     """
 
     reduces_to_sql = True
     reversible = True
 
     def __init__(
-        self, table: str, *, columns: str, key: Sequence[str], indexes: Mapping[str, Sequence[str]]
+        self,
+        table: str,
+        *,
+        columns: str,
+        key: Sequence[str],
+        indexes: Mapping[str, Sequence[str]],
+        piece_days: int = 1,
     ) -> None:
         self.table = table
         self.columns = columns
         self.key = key
         self.indexes = indexes
+        self.piece_days = piece_days
 
     def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
-        return (
-            type(self).__name__,
-            [self.table],
-            {"columns": self.columns, "key": self.key, "indexes": self.indexes},
-        )
+        named = {"columns": self.columns, "key": self.key, "indexes": self.indexes}
+        return type(self).__name__, [self.table], {**named, "piece_days": self.piece_days}
 
     def describe(self) -> str:
         return f"Create the time-series table {self.table}"
@@ -116,7 +140,7 @@ class CreateTimeSeriesTable(Operation):
         if hypertable:
             schema_editor.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
             schema_editor.execute(
-                f"SELECT create_hypertable('{self.table}', by_range('at', INTERVAL '1 day'),"
+                f"SELECT create_hypertable('{self.table}', by_range('at', INTERVAL '{self.piece_days} days'),"
                 " create_default_indexes => false)"
             )
         for name, names in self.indexes.items():
@@ -155,26 +179,37 @@ def days_ahead(now: datetime) -> list[date]:
     return [today + timedelta(days=number) for number in range(-1, DAYS_AHEAD + 1)]
 
 
+def piece_begin(day: date, *, piece_days: int) -> date:
+    """The first day of the piece that holds this day; pieces are counted from 1970-01-01, as TimescaleDB does."""
+    return date.fromordinal(day.toordinal() - (day.toordinal() - _EPOCH) % piece_days)
+
+
 def partitions_existing(cursor: Any, *, table: str = "streams_record") -> set[date]:
-    """The days that have a partition; empty on a hypertable, which makes its own."""
+    """The first days of the partitions there are; empty on a hypertable, which makes its own chunks."""
     cursor.execute(
         "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
-        " WHERE i.inhparent = to_regclass(%s)",
+        " JOIN pg_class p ON p.oid = i.inhparent AND p.relkind = 'p' WHERE p.oid = to_regclass(%s)",
         [table],
     )
     names = (row[0].removeprefix(f"{table}_") for row in cursor.fetchall())
     return {datetime.strptime(name, "%Y%m%d").replace(tzinfo=UTC).date() for name in names if name.isdigit()}
 
 
-def partitions_create(cursor: Any, days: Iterable[date], *, table: str = "streams_record") -> None:
-    """Make the missing ones of these days, each ready before it is attached, so that readers never wait.
+def partitions_create(
+    cursor: Any, days: Iterable[date], *, table: str = "streams_record", piece_days: int = 1
+) -> None:
+    """Make what is missing for these days, each ready before it is attached, so that readers never wait.
 
     Several processes may ask at once: an advisory lock, held until the transaction ends, lets one do the work.
+    Does nothing for a hypertable, so that a process which still believes in partitions goes on.
     """
     cursor.execute("SELECT pg_advisory_xact_lock(%s)", [PARTITION_LOCK])
-    for day in sorted(set(days) - partitions_existing(cursor, table=table)):
-        name = partition_name(table, day)
-        low, high = f"{day:%F} 00:00+00", f"{day + timedelta(days=1):%F} 00:00+00"
+    if storage_kind(cursor, table=table) is not Kind.PARTITIONS:
+        return
+    begins = {piece_begin(day, piece_days=piece_days) for day in days}
+    for begin in sorted(begins - partitions_existing(cursor, table=table)):
+        name = partition_name(table, begin)
+        low, high = f"{begin:%F} 00:00+00", f"{begin + timedelta(days=piece_days):%F} 00:00+00"
         cursor.execute(f"CREATE TABLE {name} (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)")
         cursor.execute(
             f"ALTER TABLE {name} ADD CONSTRAINT {name}_day CHECK (at >= '{low}' AND at < '{high}')"

@@ -98,7 +98,8 @@ class Latest(models.Model):
     value = models.JSONField()
 
     class Meta:
-        indexes = [models.Index(fields=["channel_key", "-at"], name="channels_latest_channel")]
+        # No index may hold what each message changes: its updates then stay within their page.
+        indexes = [models.Index(fields=["channel_key"], name="channels_latest_of_channel")]
 
     def __str__(self) -> str:
         return f"{self.device_key} in {self.channel_key}"

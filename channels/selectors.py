@@ -67,16 +67,6 @@ def channel_list(account: Account) -> list[Channel]:
     return list(Channel.objects.filter(account=account, deleted_at=None).order_by("number"))
 
 
-def last_updates(channels: Iterable[Channel]) -> dict[int, datetime]:
-    """Channel key -> time of its newest record."""
-    keys = [channel.pk for channel in channels]
-    if len(keys) == 1:  # one step in the index, however many devices there are
-        at = Latest.objects.filter(channel_key=keys[0]).order_by("-at").values_list("at", flat=True).first()
-        return {keys[0]: at} if at else {}
-    rows = Latest.objects.filter(channel_key__in=keys).values("channel_key").annotate(newest=Max("at"))
-    return {row["channel_key"]: row["newest"] for row in rows}
-
-
 def tag_updates(channel: Channel) -> dict[str, datetime | None]:
     """Every tag of the channel with the time of its newest record."""
     newest = (

@@ -21,7 +21,6 @@ from rest_framework.request import Request
 from channels.api import channel_of
 from channels.keys import key_join, key_split
 from channels.models import Channel, Stream
-from channels.selectors import last_updates
 from devices.selectors import device_keys
 from servwatch_site.errors import Code, ServwatchError
 from streams.aggregates import (
@@ -57,6 +56,7 @@ from streams.selectors import (
     RecordFilter,
     RecordRow,
     Row,
+    channels_newest,
     record_pages,
     records_newest,
 )
@@ -132,7 +132,7 @@ class StreamView(ApiView):
         wanted = _wanted(request, account, channel, now=now)
         if request.method == "HEAD":
             return _streamed(request, iter(()), wanted)  # no length: it would take the records to know it
-        newest = last_updates([channel]).get(channel.pk)
+        newest = channels_newest([channel.pk], now=now).get(channel.pk)
         if wanted.asked is not None:
             made = aggregates(wanted.narrow, wanted.asked, zone=account.zone, now=now)
             return _answer(request, _aggregate_parts(made, wanted, newest=newest), wanted)

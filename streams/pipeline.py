@@ -62,7 +62,10 @@ class Street:
         neighbours are stored. Any other database error is raised: the caller tries the same batch again.
         """
         try:
-            return self._commit(batch)
+            return self._commit(batch, careful=self.writer.careful)
+        except psycopg.errors.UniqueViolation:
+            self.writer.beware()
+            return self._commit_halving(batch)
         except (psycopg.DataError, psycopg.IntegrityError):
             # What the writer remembered may have been stale, such as a day dropped meanwhile. It is forgotten now.
             return self._commit_halving(batch)
@@ -79,7 +82,11 @@ class Street:
             return self._commit_halving(batch[:middle]) + self._commit_halving(batch[middle:])
 
     def _commit(
-        self, messages: Sequence[Incoming | RestWrite], *, give_up: Refusal | None = None
+        self,
+        messages: Sequence[Incoming | RestWrite],
+        *,
+        give_up: Refusal | None = None,
+        careful: bool = True,
     ) -> list[list[Outcome]]:
         while True:
             prepared, newcomers = self._prepare(messages)
@@ -93,7 +100,7 @@ class Street:
                     self.writer.forget()
                     continue  # a device, mapping or token changed since the plan was made: plan again
                 plan.batch.refused = self._caps.keep(cursor, plan.batch.refused, registry=self.registry)
-                self.writer.write(cursor, plan.batch)
+                self.writer.write(cursor, plan.batch, careful=careful)
             self._tell(plan)
             return outcomes
 

@@ -8,6 +8,7 @@ import orjson
 
 from devices.registry import AccountEntry, DeviceEntry, Newcomer, Registry
 from servwatch_site.errors import Code
+from streams.ledger import Tally
 from streams.mapping import route
 from streams.payload import Ack, Measurement, Parsed, Refusal, State, within_range
 from streams.topics import Topic
@@ -100,26 +101,27 @@ class Plan:
 
     def add(self, item: Prepared) -> list[Outcome]:
         """Decide what becomes of a message; counts it, and remembers its delivery."""
-        message, account = item.message, item.account
+        message, topic, account, parsed = item
         if message.packet_id:
             self.batch.deliveries.append((message.packet_id, message.digest))
-        device = self._device(item)
-        account_key = account.key if account else NOBODY
-        device_key = device.key if device else NOBODY
-        count = len(item.parsed) if isinstance(item.parsed, list) else 1
-        self.batch.ledger.received(account_key, device_key, count, at=message.received_at)
+        account_key = account.key if account is not None else NOBODY
+        device = None
+        if account is not None and topic.problem is None:
+            device = self._registry.device(account_key, topic.device_id)
+        tally = self.batch.ledger.tally(account_key, device.key if device is not None else NOBODY)
+        count = len(parsed) if isinstance(parsed, list) else 1
+        tally.receive(count, at=message.received_at)
         self.accounts.add(account_key)
         if device is not None:
             self.devices.add(device.key)
         if message.redelivered:
-            self.batch.ledger.redelivered(account_key, device_key, count)
+            tally.duplicate += count
             return [Outcome("duplicate")] * count
-        new = self._greet(item, account_key)
-        if not isinstance(item.parsed, list):
-            outcomes = [self._sign(item, item.parsed, device)]
+        if isinstance(parsed, list):
+            outcomes = [self._element(item, element, device, tally) for element in parsed]
         else:
-            outcomes = [self._element(item, element, device) for element in item.parsed]
-        if new:
+            outcomes = [self._sign(item, parsed, device, tally)]
+        if self._newcomers and self._greet(item, account_key):
             outcomes = [outcome._replace(new_device=True) for outcome in outcomes]
         self._remember(account_key, message.remember, outcomes, at=message.received_at)
         return outcomes
@@ -128,29 +130,14 @@ class Plan:
         """Records of an application; what the database refuses of them is told, not kept."""
         if self._give_up is not None:
             return [Outcome("refused", self._give_up.code, self._give_up.detail)] * len(write.rows)
-        ledger = self.batch.ledger
         for place, (device_key, found) in enumerate(write.rows):
             # Without times of their own, equal records of one request are different ones all the same.
             at = found.at or write.received_at + timedelta(microseconds=place)
-            self.batch.rows.append(
-                Row(
-                    device_key,
-                    write.channel_key,
-                    at,
-                    found.digest,
-                    found.form,
-                    found.tag,
-                    found.structure.shape,
-                    found.text,
-                )
-            )
-            self.batch.measured.append((write.channel_key, device_key, at, write.received_at, found))
-            self.batch.streams.setdefault(write.channel_key, set()).add(found.structure)
-            ledger.received(write.account_key, device_key, 1, at=write.received_at)
-            ledger.attempted(write.account_key, device_key, repeated_keys=found.repeated_keys)
+            tally = self.batch.ledger.tally(write.account_key, device_key)
+            tally.receive(1, at=write.received_at)
+            self._store(found, device_key, write.channel_key, tally, at=at, received_at=write.received_at)
             self.devices.add(device_key)
         self.accounts.add(write.account_key)
-        self.channels.add(write.channel_key)
         outcomes = [_STORED] * len(write.rows)
         self._remember(write.account_key, write.remember, outcomes, at=write.received_at)
         return outcomes
@@ -167,11 +154,6 @@ class Plan:
             )
         )
 
-    def _device(self, item: Prepared) -> DeviceEntry | None:
-        if item.account is None or item.topic.problem is not None:
-            return None
-        return self._registry.device(item.account.key, item.topic.device_id)
-
     def _greet(self, item: Prepared, account_key: int) -> bool:
         """Whether this message is the first contact of a device it made."""
         pair = (account_key, item.topic.device_id)
@@ -181,7 +163,7 @@ class Plan:
         self._greeted.add(pair)
         return True
 
-    def _sign(self, item: Prepared, sign: State | Ack, device: DeviceEntry | None) -> Outcome:
+    def _sign(self, item: Prepared, sign: State | Ack, device: DeviceEntry | None, tally: Tally) -> Outcome:
         """A state, or the acknowledgement of a command: no record, but counted as stored."""
         target = self._target(item, device)
         if isinstance(target, Refusal) or device is None:
@@ -191,22 +173,25 @@ class Plan:
         else:
             told = {**sign.pairs, "last_update": item.message.received_at.isoformat()}
             self.batch.states[device.key] = told
-        self.batch.ledger.sign_stored(device.account_key, device.key)
+        tally.stored += 1
         return _STORED
 
-    def _element(self, item: Prepared, element: Measurement | Refusal, device: DeviceEntry | None) -> Outcome:
+    def _element(
+        self, item: Prepared, element: Measurement | Refusal, device: DeviceEntry | None, tally: Tally
+    ) -> Outcome:
         if isinstance(element, Refusal):
             return self._refuse(item, element, device, None)
         target = self._target(item, device)
         if isinstance(target, Refusal) or device is None:
             return self._refuse(item, target if isinstance(target, Refusal) else _NO_DEVICE, device, element)
-        if element.at is not None:
-            late = within_range(
-                element.at, now=item.message.received_at, retention=self._registry.channel(target).retention
-            )
+        at, received_at = element.at, item.message.received_at
+        if at is None:
+            at = received_at
+        else:
+            late = within_range(at, now=received_at, retention=self._registry.channel(target).retention)
             if late is not None:
                 return self._refuse(item, late, device, element)
-        self._store(item, element, device, target)
+        self._store(element, device.key, target, tally, at=at, received_at=received_at)
         return _STORED
 
     def _target(self, item: Prepared, device: DeviceEntry | None) -> int | Refusal:
@@ -220,25 +205,28 @@ class Plan:
             return _NO_DEVICE
         return _NEWCOMER_REFUSALS[newcomer.refusal]
 
-    def _store(self, item: Prepared, found: Measurement, device: DeviceEntry, channel_key: int) -> None:
-        at = found.at or item.message.received_at
-        batch = self.batch
+    def _store(
+        self,
+        found: Measurement,
+        device_key: int,
+        channel_key: int,
+        tally: Tally,
+        *,
+        at: datetime,
+        received_at: datetime,
+    ) -> None:
+        batch, structure = self.batch, found.structure
         batch.rows.append(
-            Row(
-                device.key,
-                channel_key,
-                at,
-                found.digest,
-                found.form,
-                found.tag,
-                found.structure.shape,
-                found.text,
-            )
+            Row(device_key, channel_key, at, found.digest, found.form, found.tag, structure.shape, found.text)
         )
-        batch.measured.append((channel_key, device.key, at, item.message.received_at, found))
-        batch.streams.setdefault(channel_key, set()).add(found.structure)
-        batch.ledger.attempted(device.account_key, device.key, repeated_keys=found.repeated_keys)
-        self.channels.add(channel_key)
+        batch.measured.append((channel_key, device_key, at, received_at, found))
+        structures = batch.streams.get(channel_key)
+        if structures is None:
+            structures = batch.streams[channel_key] = set()
+            self.channels.add(channel_key)
+        structures.add(structure)
+        tally.attempted += 1
+        tally.repeated_keys += found.repeated_keys
 
     def _refuse(
         self, item: Prepared, why: Refusal, device: DeviceEntry | None, found: Measurement | None

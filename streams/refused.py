@@ -158,7 +158,7 @@ class _Replay:
             if cursor.rowcount != len(good):  # somebody else replays or deletes at the same time
                 raise psycopg.IntegrityError("refused rows are gone")
             self._writer.write(cursor, batch)
-        tally = batch.ledger.accounts.get(self._account_key)
+        tally = batch.ledger.accounts().get(self._account_key)
         stored, duplicate = (tally.stored, tally.duplicate) if tally else (0, 0)
         return Replayed(stored, duplicate, len(rows) - len(good))
 

@@ -16,7 +16,6 @@ from channels.selectors import (
     StreamNow,
     channel_get_for_account,
     channel_list,
-    last_updates,
     stream_list,
     stream_meta,
     tag_updates,
@@ -29,7 +28,7 @@ from devices.selectors import DeviceFilter, device_count, device_list
 from servwatch_site.errors import ServwatchError
 from streams.charts import Source
 from streams.purges import records_delete
-from streams.selectors import AHEAD, RecordFilter
+from streams.selectors import AHEAD, RecordFilter, channels_newest
 
 DEVICES_SHOWN = 100
 
@@ -38,9 +37,10 @@ DEVICES_SHOWN = 100
 @account_page
 def channels(request: HttpRequest) -> HttpResponse:
     found = channel_list(account_of(request))
-    updates = last_updates(found)
+    now = timezone.now()
+    updates = channels_newest([channel.pk for channel in found], now=now)
     rows = [(channel, updates.get(channel.pk)) for channel in found]
-    return render(request, "console/channels/channels.html", {"rows": rows, "now": timezone.now()})
+    return render(request, "console/channels/channels.html", {"rows": rows, "now": now})
 
 
 @require_GET

@@ -60,6 +60,9 @@ def run(*, messages: int, batch: int, devices: int, rules: int, repeat: int) -> 
     with Site() as site:
         first = devices_create(site, devices)
         site.django()
+        from servwatch_site.loop import collect_less
+
+        collect_less()  # as the listener does
         _rules_create(site, rules)
         for number in range(repeat):
             _measure(site, messages=messages, batch=batch, devices=devices, first=first, number=number)
@@ -80,7 +83,6 @@ def _measure(site: Site, *, messages: int, batch: int, devices: int, first: int,
     server = psutil.Process(street.writer.connection.info.backend_pid)
     for attribute, name in (("days_ensure", "write"), ("write", "write")):
         parts.wrap(street.writer, attribute, name)
-    parts.wrap(street, "_prepare", "parse")
     before, began = server.cpu_times(), time.perf_counter()
     for start in range(batch, messages + batch, batch):
         _send(street, clock, packets[start : start + batch], parts)
@@ -118,6 +120,10 @@ def _send(street: Any, clock: Any, packets: list[bytes], parts: Parts) -> None:
     with parts.part("read"):
         found, _ = packets_read(b"".join(packets), version=4)
         messages = [incoming(packet, at) for packet, at in zip(found, clock.stamps(len(found)), strict=True)]
+    with parts.part("parse"):
+        messages = [
+            message._replace(early=street.parse_early(message.topic, message.payload)) for message in messages
+        ]
     with parts.part("route"):
         street.process(messages)
 

@@ -99,6 +99,12 @@ class Registry:
         entry = self._token(cursor, token)
         return None if entry is None else self.account(cursor, entry.account_key)
 
+    def zone_known(self, token: str) -> ZoneInfo | None:
+        """The time zone of the account with this device token, if both are remembered. Asks nobody: for any thread."""
+        entry = self._tokens.get(token)
+        account = self._accounts.get(entry.account_key) if entry is not None else None
+        return account.zone if account is not None else None
+
     def account_of_request(self, cursor: Any, token: str, *, now: datetime) -> AccountEntry | None:
         """Whose device token a request shows; a replaced one counts until its overlap ends."""
         entry = self._token(cursor, token)

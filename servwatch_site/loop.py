@@ -1,5 +1,6 @@
 """The floor under every long-running command: a flag that SIGTERM and SIGINT set."""
 
+import gc
 import signal
 import time
 from collections.abc import Callable
@@ -8,6 +9,18 @@ from typing import Self
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SLICE_S = 0.25
+COLLECT_AFTER = 50_000  # new objects
+
+
+def collect_less() -> None:
+    """Look for garbage in cycles less often, and never among what start-up made.
+
+    Python looks after every 700 new objects. A batch of messages is tens of thousands, none of them in a cycle:
+    looking cost the listener four tenths of its time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, 20, 100)
 
 
 class StopFlag:

@@ -32,10 +32,10 @@ FORM_JSON, FORM_FLAT, FORM_BINARY = 0, 1, 2
 
 _FLAT_KEYS = {"v": "value", "v2": "value2", "v3": "value3", "v4": "value4"}
 _ENVELOPE_KEYS = frozenset({"at", "value", "tag"})
-# Digits and the point become "0" and E becomes "e", so that two plain searches find unusual numbers.
-_NUMBER_LETTERS = bytes.maketrans(b"123456789.E", b"0000000000e")
+# Digits become "0" and E becomes "e", so that two plain searches find unusual numbers.
+_NUMBER_LETTERS = bytes.maketrans(b"123456789E", b"000000000e")
 _DIGITS_AND_BLANKS = b"0123456789.- \t\r\n"
-_LONG_NUMBER = b"0" * 18
+_LONG_NUMBER = b"0" * 19  # a whole number of so many digits may not fit into 64 bits
 _NUMBER = re.compile(r"-?(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?")
 _JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import psycopg
 
-from devices.registry import Newcomer, Registry
+from devices.registry import AccountEntry, Newcomer, Registry
 from servwatch_site.errors import Code
 from streams.caps import RefusedCaps
 from streams.live import LIVE_NOTIFY, live_payload
 from streams.payload import Parsed, Refusal, parse
-from streams.plan import Incoming, Outcome, Plan, Prepared, RestWrite
+from streams.plan import Early, Incoming, Outcome, Plan, Prepared, RestWrite
 from streams.topics import topic_parse
 from streams.writer import Writer
 
@@ -70,6 +70,20 @@ class Street:
             # What the writer remembered may have been stale, such as a day dropped meanwhile. It is forgotten now.
             return self._commit_halving(batch)
 
+    def parse_early(self, topic_text: str, payload: bytes) -> Early | None:
+        """Read a payload before its turn, while the database works for others; for any thread.
+
+        None where the account is not known yet or something is wrong: its turn will tell.
+        """
+        topic = topic_parse(topic_text)
+        zone = self.registry.zone_known(topic.token)
+        if zone is None or topic.problem is not None:
+            return None
+        try:
+            return Early(zone, parse(topic.kind, payload, tag=topic.tag, zone=zone))
+        except Exception:
+            return None  # told when it is tried again
+
     def _commit_halving(self, batch: Sequence[Incoming | RestWrite]) -> list[list[Outcome]]:
         try:
             return self._commit(batch)
@@ -111,8 +125,9 @@ class Street:
         with self.writer.connection.cursor() as cursor:
             if self.registry.refresh(cursor):
                 self.writer.forget()  # a tag or channel may be gone
+            accounts: dict[str, AccountEntry | None] = {}
             prepared = [
-                self._parse(cursor, message) if isinstance(message, Incoming) else message
+                self._parse(cursor, message, accounts) if isinstance(message, Incoming) else message
                 for message in messages
             ]
             missing = self.registry.look_up(cursor, _devices_wanted(prepared))
@@ -122,13 +137,24 @@ class Street:
             newcomers = self.registry.activate(cursor, missing, now=datetime.now(UTC))
         return prepared, newcomers
 
-    def _parse(self, cursor: psycopg.Cursor[tuple[Any, ...]], message: Incoming) -> Prepared:
+    def _parse(
+        self,
+        cursor: psycopg.Cursor[tuple[Any, ...]],
+        message: Incoming,
+        accounts: dict[str, AccountEntry | None],
+    ) -> Prepared:
+        """`accounts` remembers for one batch whose token it is."""
         topic = message.addressed or topic_parse(message.topic)
-        account = self.registry.account_of(cursor, topic.token)
+        if topic.token in accounts:
+            account = accounts[topic.token]
+        else:
+            account = accounts[topic.token] = self.registry.account_of(cursor, topic.token)
         if account is None:
             return Prepared(message, topic, None, [_UNKNOWN_TOKEN])
         if topic.problem is not None:
             return Prepared(message, topic, account, [Refusal(*topic.problem)])
+        if message.early is not None and message.early.zone is account.zone:
+            return Prepared(message, topic, account, message.early.parsed)
         parsed: Parsed
         try:
             parsed = parse(topic.kind, message.payload, tag=topic.tag, zone=account.zone)

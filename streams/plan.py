@@ -1,7 +1,7 @@
 """From parsed messages to what one transaction writes, with an outcome for every measurement. No database."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from typing import Any, NamedTuple
 
 import orjson
@@ -41,6 +41,13 @@ class Remember(NamedTuple):
     answer: Callable[[list[Outcome]], tuple[int, dict[str, Any]]]
 
 
+class Early(NamedTuple):
+    """What a message holds, read before its turn; it counts while the account is in the same time zone."""
+
+    zone: tzinfo
+    parsed: Parsed
+
+
 class Incoming(NamedTuple):
     """A message as a connector received it. `packet_id` 0: nothing to acknowledge (QoS 0, HTTP).
 
@@ -57,6 +64,7 @@ class Incoming(NamedTuple):
     redelivered: bool = False
     addressed: Topic | None = None
     remember: Remember | None = None
+    early: Early | None = None
 
 
 class RestWrite(NamedTuple):

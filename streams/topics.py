@@ -28,6 +28,8 @@ class Topic(NamedTuple):
     problem: tuple[Code, str] | None = None
 
 
+MOST_REMEMBERED, MOST_CHARACTERS_REMEMBERED = 50_000, 256
+_remembered: dict[str, Topic] = {}
 SUBSCRIPTIONS = ("+/json/#", "+/binary/#", "+/state/#", "+/ack/#", "+/+")
 _KINDS = {"json": Kind.JSON, "binary": Kind.BINARY, "state": Kind.STATE, "ack": Kind.ACK}
 
@@ -38,6 +40,17 @@ def topic_parse(topic: str) -> Topic:
     `TOKEN/ack/DEVICE` acknowledges a command; the MQTT 5 properties of the command name it. An older device whose id
     is `ack` sends to `TOKEN/ack`, which is no acknowledgement.
     """
+    known = _remembered.get(topic)
+    if known is None:
+        known = _read(topic)
+        if len(topic) < MOST_CHARACTERS_REMEMBERED:
+            if len(_remembered) >= MOST_REMEMBERED:
+                _remembered.clear()
+            _remembered[topic] = known
+    return known
+
+
+def _read(topic: str) -> Topic:
     token, _, rest = topic.partition("/")
     levels = rest.split("/")
     kind = _KINDS.get(levels[0])

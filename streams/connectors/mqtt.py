@@ -29,14 +29,16 @@ from devices.broker_log import BrokerLog, broker_followed, broker_followed_until
 from streams.connectors.mqtt_client import ListenerClient, Packet
 from streams.delivery import Walk, deliveries_discard, deliveries_load
 from streams.pipeline import Clock, Street
-from streams.plan import Incoming
+from streams.plan import Early, Incoming
 from streams.topics import SUBSCRIPTIONS
 
 logger = logging.getLogger(__name__)
 
-BATCH_MOST = 2_000
+BATCH_MOST = 5_000
 BATCH_AGE_S = 0.02
-PAUSE_ABOVE, RESUME_BELOW = 4_000, 2_000
+PAUSE_ABOVE, RESUME_BELOW = 12_000, 6_000
+# Read, a payload takes several times its size.
+BATCH_MOST_BYTES, PAUSE_ABOVE_BYTES, RESUME_BELOW_BYTES = 8 << 20, 24 << 20, 12 << 20
 CONNECT_TIMEOUT_S = 10.0
 DRAIN_S = 5.0
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -92,6 +94,7 @@ class Listener:
         self._version = version
         self._clock = Clock()
         self._queue: deque[_Arrived | _Session] = deque()
+        self._queued_bytes = 0
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._walk = Walk([])
@@ -196,8 +199,11 @@ class Listener:
             if of_broker and packet.topic == BROKER_UPTIME_TOPIC:
                 self._note_uptime(packet, at=at)
                 continue
-            self._queue.append(_Arrived(client, incoming(packet, at), packet.dup, packet.retain, of_broker))
-        if len(self._queue) > PAUSE_ABOVE:
+            early = None if of_broker else self._street.parse_early(packet.topic, packet.payload)
+            message = incoming(packet, at, early)
+            self._queue.append(_Arrived(client, message, packet.dup, packet.retain, of_broker))
+            self._queued_bytes += len(packet.payload)
+        if len(self._queue) > PAUSE_ABOVE or self._queued_bytes > PAUSE_ABOVE_BYTES:
             client.brake(True)
         self._wake.set()
 
@@ -255,22 +261,26 @@ class Listener:
         if len(self._queue) < BATCH_MOST and not self._stopping.is_set():
             await asyncio.sleep(BATCH_AGE_S)
         await self._commit(self._take())
-        if len(self._queue) < RESUME_BELOW and self._client is not None and not self._stopping.is_set():
+        few = len(self._queue) < RESUME_BELOW and self._queued_bytes < RESUME_BELOW_BYTES
+        if few and self._client is not None and not self._stopping.is_set():
             self._client.brake(False)
 
     def _take(self) -> list[_Arrived]:
         """The next batch: messages of one connection, in order. Of a lost one only what cannot come again."""
         taken: list[_Arrived] = []
         client = None
-        while self._queue and len(taken) < BATCH_MOST:
+        size = 0
+        while self._queue and len(taken) < BATCH_MOST and size < BATCH_MOST_BYTES:
             head = self._queue[0]
             if isinstance(head, _Session) or client not in (None, head.client):
                 break
             self._queue.popleft()
+            size += len(head.message.payload)
             client = head.client
             if client.lost.is_set() and head.message.packet_id:
                 continue
             taken.append(head)
+        self._queued_bytes -= size
         return taken
 
     async def _commit(self, batch: list[_Arrived]) -> None:
@@ -383,9 +393,12 @@ class Listener:
             await asyncio.wait_for(self._stopping.wait(), wait_s)
 
 
-def incoming(packet: Packet, at: datetime) -> Incoming:
+def incoming(packet: Packet, at: datetime, early: Early | None = None) -> Incoming:
     """A device's message for the street."""
-    return Incoming(packet.topic, packet.payload, at, "mqtt", packet.packet_id, delivery_digest(packet))
+    digest = delivery_digest(packet)
+    return Incoming(
+        packet.topic, packet.payload, at, "mqtt", packet.packet_id, digest, False, None, None, early
+    )
 
 
 def delivery_digest(packet: Packet) -> int:

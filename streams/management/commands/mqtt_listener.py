@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from devices.broker import listener_login
 from devices.broker_address import BrokerAddress
+from servwatch_site.loop import collect_less
 from streams.connectors.mqtt import Listener
 from streams.pipeline import Street
 from streams.writer import Writer
@@ -26,6 +27,7 @@ class Command(BaseCommand):
             address = BrokerAddress.from_url(settings.MQTT_URL)
         except ValueError as error:
             raise CommandError(str(error)) from None
+        collect_less()
         committed = asyncio.run(self._listen(address, slot))
         self.stdout.write(f"Listener stopped; {committed} messages committed.")
 

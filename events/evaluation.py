@@ -28,7 +28,7 @@ from events.alert_store import (
     usual_intervals_read,
 )
 from events.machine import PATIENCE, Phase, Reading, Run, State, run, run_late
-from events.rulebook import AnyMeasured, Found, Instance, Metrics, RuleBook, RuleEntry
+from events.rulebook import AnyMeasured, Found, Instance, RuleBook, RuleEntry
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +57,12 @@ class Series(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Records of a series by their times, both included."""
+    """Records of a series by their times, both included. `own`: so many of them may be the batch's own."""
 
     series: Series
     low: datetime
     high: datetime
+    own: int
 
 
 class Stored(NamedTuple):
@@ -94,13 +95,14 @@ class Arrival(NamedTuple):
 class Case:
     """An instance that the batch concerns: where it stands, and what the batch says of it in order of measurement.
 
-    `all_new`: none of the device's records in the batch had been stored before.
+    `own` counts the series' records in the batch; `all_new`: none of the device's had been stored before.
     """
 
     instance: Instance
     rule: RuleEntry
     standing: Standing | None
     arrivals: Sequence[Arrival]
+    own: int
     all_new: bool
 
     @property
@@ -121,7 +123,7 @@ class Case:
         if self.is_outdated:
             return True
         all_readings = self.run(self.readings())
-        return bool(all_readings.transitions) or all_readings.state != self.state
+        return bool(all_readings.transitions) or all_readings.withheld or all_readings.state != self.state
 
     def readings(self) -> list[Reading]:
         return [arrival.reading for arrival in self.arrivals]
@@ -136,7 +138,7 @@ class Case:
         """
         received = [arrival.received_at for arrival in self.arrivals]
         high = max((at + PATIENCE if at else FOREVER for at in received), default=FOREVER)
-        return Wanted(self.series, self.arrivals[0].reading.at, high)
+        return Wanted(self.series, self.arrivals[0].reading.at, high, self.own)
 
     def known_until(self, newest: Newest) -> datetime | None:
         """The time of the newest record with this key path that is not of the batch itself."""
@@ -214,7 +216,7 @@ class _Settling:
         self._candidates = {i: rule for i, rule in found.candidates.items() if stored.get(i.device_key)}
         self._records_newest = records_newest
         self._counts: Counter[int] = Counter()
-        self._by_series: dict[Series, list[tuple[datetime, datetime | None, Metrics]]] | None = None
+        self._by_series: dict[Series, list[AnyMeasured]] = {}
 
     def run(self, cursor: Cursor) -> None:
         alone = self._may_begin(cursor) if self._candidates else set()
@@ -257,35 +259,25 @@ class _Settling:
         self._gather({instance.device_key for instance in by_instance})
         cases = []
         for instance, (rule, own) in sorted(by_instance.items(), key=lambda item: item[0]):
-            arrivals = self._arrivals(instance, rule)
+            series = Series(instance.device_key, rule.channel_key, instance.tag)
+            measured = self._by_series.get(series, ())
+            arrivals = _arrivals(measured, key_split(instance.path))
             if arrivals:
                 all_new = self._stored.get(instance.device_key) == self._counts[instance.device_key]
-                cases.append(Case(instance, rule, own, arrivals, all_new))
+                cases.append(Case(instance, rule, own, arrivals, len(measured), all_new))
         return cases
 
     def _gather(self, device_keys: Collection[int]) -> None:
         """The batch's measurements of these devices by series, in order of measurement."""
         self._by_series, self._counts = {}, Counter()
-        for channel_key, device_key, at, received_at, metrics in self._measured:
+        for one in self._measured:
+            channel_key, device_key, _at, _received_at, metrics = one
             if device_key in device_keys:
                 series = Series(device_key, channel_key, metrics.tag or "")
-                self._by_series.setdefault(series, []).append((at, received_at, metrics))
+                self._by_series.setdefault(series, []).append(one)
                 self._counts[device_key] += 1
         for measured in self._by_series.values():
-            measured.sort(key=lambda item: item[0])  # of equal times the later in the batch is the newer
-
-    def _arrivals(self, instance: Instance, rule: RuleEntry) -> list[Arrival]:
-        assert self._by_series is not None  # noqa: S101 - gathered before
-        levels = key_split(instance.path)
-        arrivals = []
-        for at, received_at, metrics in self._by_series.get(
-            Series(instance.device_key, rule.channel_key, instance.tag), ()
-        ):
-            values = scalars_at(metrics.value, levels)
-            if values:
-                age = None if received_at is None else received_at - at
-                arrivals.append(Arrival(Reading(at, values, age), received_at, metrics.digest))
-        return arrivals
+            measured.sort(key=lambda one: one[2])  # of equal times the later in the batch is the newer
 
     def _outcomes(self, cursor: Cursor, cases: Iterable[Case]) -> list[Outcome]:
         """Those of the cases that change something."""
@@ -309,7 +301,8 @@ class _Settling:
         for case in cases:
             own = case.wanted()
             other = wanted.get(own.series, own)
-            wanted[own.series] = Wanted(own.series, min(own.low, other.low), max(own.high, other.high))
+            low, high = min(own.low, other.low), max(own.high, other.high)
+            wanted[own.series] = Wanted(own.series, low, high, own.own)
         return list(wanted), self._records_newest(cursor, list(wanted.values()))
 
     def _patience(self, cursor: Cursor, outcomes: Iterable[Outcome]) -> dict[int, timedelta]:
@@ -327,6 +320,17 @@ class _Settling:
         except (psycopg.DataError, psycopg.IntegrityError):
             # Else the batch would be searched for a culprit, and good data be refused.
             logger.exception("Alerts of a batch could not be written; it is stored without.")
+
+
+def _arrivals(measured: Iterable[AnyMeasured], levels: tuple[str, ...]) -> list[Arrival]:
+    """What these say at a key path; those that say nothing are left out."""
+    found = []
+    for _channel_key, _device_key, at, received_at, metrics in measured:
+        values = scalars_at(metrics.value, levels)
+        if values:
+            age = None if received_at is None else received_at - at
+            found.append(Arrival(Reading(at, values, age), received_at, metrics.digest))
+    return found
 
 
 def scalars_at(value: Any, levels: tuple[str, ...]) -> list[Any]:

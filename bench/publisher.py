@@ -9,8 +9,11 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
+from struct import unpack
 
 WINDOW = 500  # unacknowledged messages a connection may have
+BLOCK = 50  # messages for one connection before the next one has its turn
 
 
 @dataclass
@@ -41,32 +44,43 @@ class Publisher:
         password: str,
         connections: int,
         message: Callable[[int], tuple[str, bytes]],
+        name: str = "load",
     ) -> None:
         self._message = message
         self._selector = selectors.DefaultSelector()
-        self._connections = [_connect(port, user, password, f"load-{n}") for n in range(connections)]
+        self._connections = [_connect(port, user, password, f"{name}-{n}") for n in range(connections)]
         for connection in self._connections:
             self._selector.register(connection.sock, selectors.EVENT_READ, connection)
+        self._names: dict[str, bytes] = {}
+        self._turn = 0
         self.log = Log()
 
     def run(
-        self, *, rate: float, count: int, each_second: Callable[[float], None] = lambda _elapsed: None
+        self,
+        *,
+        rate: float,
+        count: int,
+        each_second: Callable[[float], None] = lambda _elapsed: None,
+        at_most_s: float | None = None,
     ) -> float:
-        """Send `count` messages at `rate` a second and wait for their acknowledgements, two minutes at most.
+        """Send up to `count` messages at `rate` a second and wait for their acknowledgements, two minutes at most.
+
+        With `at_most_s` it stops sending after that time and waits for what is on the way.
 
         `each_second(elapsed_s)` is called about once a second. Returns how long it took, in seconds.
         """
         began = told = time.monotonic()
         number = 0
-        while len(self.log.acknowledged) < count:
+        patience_s = 120 + (count / rate if at_most_s is None else at_most_s)
+        while len(self.log.acknowledged) < count and time.monotonic() - began < patience_s:
             now = time.monotonic()
-            if now - began > count / rate + 120:
-                break
             if now - told >= 1:
                 told = now
                 each_second(now - began)
-            due = min(count, int((now - began) * rate) + 1)
-            number = self._send_until(number, due)
+            if at_most_s is not None and now - began > at_most_s:
+                count = number
+            else:
+                number = self._send_until(number, min(count, int((now - began) * rate) + 1))
             self._exchange(timeout_s=0.002)
         return time.monotonic() - began
 
@@ -76,27 +90,36 @@ class Publisher:
         self._selector.close()
 
     def _send_until(self, number: int, due: int) -> int:
-        """Queue messages round-robin; a connection whose window is full lets the next one go first."""
-        skipped = 0
-        while number < due and skipped < len(self._connections):
-            connection = self._connections[(number + skipped) % len(self._connections)]
-            if len(connection.waiting) >= WINDOW:
-                skipped += 1
+        """Queue messages, some for each connection in turn; a full window lets the next one go first."""
+        full = 0
+        while number < due and full < len(self._connections):
+            connection = self._connections[self._turn % len(self._connections)]
+            self._turn += 1
+            room = min(due - number, WINDOW - len(connection.waiting), BLOCK)
+            if room <= 0:
+                full += 1
                 continue
-            skipped = 0
-            self._queue(connection, number)
-            number += 1
+            full = 0
+            self._queue(connection, range(number, number + room))
+            number += room
         return number
 
-    def _queue(self, connection: _Connection, number: int) -> None:
-        topic, payload = self._message(number)
-        packet_id = connection.next_id
-        connection.next_id = packet_id % 65_535 + 1
-        connection.waiting[packet_id] = number
-        name = topic.encode()
-        body = len(name).to_bytes(2, "big") + name + packet_id.to_bytes(2, "big") + payload
-        connection.outgoing += b"\x32" + _length(len(body)) + body
-        self.log.sent.add(number)
+    def _queue(self, connection: _Connection, numbers: range) -> None:
+        packet_id, waiting = connection.next_id, connection.waiting
+        packets: list[bytes] = []
+        for number in numbers:
+            topic, payload = self._message(number)
+            name = self._names.get(topic)
+            if name is None:
+                encoded = topic.encode()
+                name = self._names[topic] = len(encoded).to_bytes(2, "big") + encoded
+            waiting[packet_id] = number
+            size = len(name) + 2 + len(payload)
+            packets += (b"\x32", _length(size), name, packet_id.to_bytes(2, "big"), payload)
+            packet_id = packet_id % 65_535 + 1
+        connection.next_id = packet_id
+        connection.outgoing += b"".join(packets)
+        self.log.sent.update(numbers)
 
     def _exchange(self, *, timeout_s: float) -> None:
         for connection in self._connections:
@@ -113,13 +136,14 @@ class Publisher:
         data = connection.sock.recv(65_536)
         if not data:
             raise ConnectionError("the broker has closed the connection")
-        connection.incoming += data
-        while len(connection.incoming) >= 4:
-            if connection.incoming[0] != 0x40:
-                raise ConnectionError("the broker sent something other than PUBACK")
-            packet_id = int.from_bytes(connection.incoming[2:4], "big")
-            del connection.incoming[:4]
-            self.log.acknowledged.add(connection.waiting.pop(packet_id))
+        data = bytes(connection.incoming) + data
+        whole = len(data) // 4 * 4
+        connection.incoming[:] = data[whole:]
+        if data[0:whole:4].strip(b"\x40"):
+            raise ConnectionError("the broker sent something other than PUBACK")
+        pop = connection.waiting.pop
+        ids = unpack(f">{whole // 2}H", data[:whole])[1::2]
+        self.log.acknowledged.update([pop(packet_id) for packet_id in ids])
 
 
 def _connect(port: int, user: str, password: str, client_id: str) -> _Connection:
@@ -135,6 +159,7 @@ def _connect(port: int, user: str, password: str, client_id: str) -> _Connection
     return _Connection(sock)
 
 
+@cache
 def _length(size: int) -> bytes:
     """The remaining length of a packet, as MQTT writes it."""
     out = bytearray()

@@ -77,6 +77,7 @@ class Alert(models.Model):
         RULE_DISABLED = "rule_disabled", _("the event was disabled")
         RULE_DELETED = "rule_deleted", _("the event was deleted")
         CHANNEL_DELETED = "channel_deleted", _("the channel was deleted")
+        TAG_DELETED = "tag_deleted", _("the tag was deleted")
         DEVICE_DELETED = "device_deleted", _("the device was deleted")
         DEVICE_DISABLED = "device_disabled", _("the device was disabled")
         DEVICE_MOVED = "device_moved", _("the device was mapped to another channel")

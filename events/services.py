@@ -29,8 +29,8 @@ CONDITION = (
 )
 EDITABLE = (*CONDITION, "description", "notify_type", "post_url", "enabled", "severity", "repeat_s")
 
-# What stands although its rule, channel or device no longer says so. A mapping counts only if it was changed since:
-# records written through REST may name a device that is mapped elsewhere.
+# What stands although its rule, channel, tag or device no longer says so. A mapping counts only if it was changed
+# since: records written through REST may name a device that is mapped elsewhere.
 _ENDED_SQL = """
 WITH ended AS (
     SELECT s.id, s.alert_id, CASE
@@ -39,15 +39,17 @@ WITH ended AS (
         WHEN r.condition_version > s.config_version THEN 'rule_changed'
         WHEN c.deleted_at IS NOT NULL THEN 'channel_deleted'
         WHEN d.deleted_at IS NOT NULL THEN 'device_deleted'
+        WHEN t.channel_id IS NULL AND s.tag <> '' THEN 'tag_deleted'
         WHEN NOT d.enabled THEN 'device_disabled'
         ELSE 'device_moved' END AS resolution
     FROM events_alertstate s
     JOIN events_rule r ON r.id = s.rule_id
     JOIN channels_channel c ON c.id = r.channel_id
     LEFT JOIN devices_device d ON d.id = s.device_key
+    LEFT JOIN channels_tag t ON t.channel_id = r.channel_id AND t.name = s.tag
     WHERE (%(rule)s::bigint IS NULL OR r.id = %(rule)s)
       AND (r.deleted_at IS NOT NULL OR NOT r.enabled OR r.condition_version > s.config_version
-           OR c.deleted_at IS NOT NULL OR d.deleted_at IS NOT NULL
+           OR c.deleted_at IS NOT NULL OR d.deleted_at IS NOT NULL OR (t.channel_id IS NULL AND s.tag <> '')
            OR (d.config_version > s.config_version
                AND (NOT d.enabled OR d.channel_id IS DISTINCT FROM r.channel_id)))
     ORDER BY s.rule_id, s.device_key, s.tag, s.key_digest
@@ -107,7 +109,7 @@ def rule_delete(rule: Rule, *, now: datetime) -> None:
 
 @transaction.atomic
 def alerts_end(*, now: datetime, rule: Rule | None = None) -> int:
-    """End what is open although its rule, channel or device is no longer what it was; returns how many alerts.
+    """End what is open although its rule, channel, tag or device is no longer what it was; returns how many alerts.
 
     A writer that did not know of the change yet may open one just now: the worker calls this again and again.
     """
@@ -161,12 +163,15 @@ def _apply(rule: Rule, changes: Mapping[str, Any]) -> None:
     for name in EDITABLE:
         if name in changes:
             setattr(rule, name, changes[name])
+    if rule.channel is not None and rule.channel.deleted_at is not None and "enabled" not in changes:
+        rule.enabled = False  # as it counts already; whoever enables it has to name another channel
 
 
 def _missing(rule: Rule) -> dict[str, str]:
     """What an enabled rule has to say and this one does not."""
-    needed: dict[str, Any] = {"mapped_ch": rule.channel}
-    if rule.absent_s is None or rule.source or rule.operator:
+    channel = rule.channel if rule.channel is not None and rule.channel.deleted_at is None else None
+    needed: dict[str, Any] = {"mapped_ch": channel}
+    if rule.absent_s is None or rule.operator:  # silence needs no comparison
         needed |= {"source": rule.source, "operator": rule.operator}
         if rule.operator not in ("=", "!="):  # which compare with an empty text, too
             needed["threshold"] = rule.threshold

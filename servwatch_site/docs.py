@@ -20,7 +20,14 @@ from servwatch_site.openapi import document
 
 METHODS = ("get", "post", "put", "delete")
 ALLOW = {"Allow": "GET, HEAD, OPTIONS"}
-SAMPLE_IDS = {"device_id": "web-1", "channel_id": "0", "token_id": "7", "command_id": "12"}
+SAMPLE_IDS = {
+    "device_id": "web-1",
+    "channel_id": "0",
+    "token_id": "7",
+    "command_id": "12",
+    "event_id": "3",
+    "alert_id": "41",
+}
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ TAGS = {
     "Device": "What is monitored.",
     "Channel": "Time-series stores, their tags, labels, units and retention.",
     "Stream": "Records: reading, aggregates, writing, removing.",
+    "Event": "Rules on streams: when an alert fires, and who is told.",
+    "Alert": "What fires and what has fired: reading, acknowledging, snoozing, commenting.",
     "Publish": "Commands to devices.",
     "Session": "Who is connected to the broker now.",
     "HTTP connector": "How devices send over HTTP.",

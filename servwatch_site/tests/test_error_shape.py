@@ -12,6 +12,7 @@ from django.test import RequestFactory, override_settings
 from rest_framework import exceptions
 
 from devices.api import DeviceView
+from events.tests.alerts import alert_add
 from servwatch_site import api_errors, urls_v2
 from servwatch_site.api_parsing import MAX_BODY_BYTES
 from servwatch_site.docs import docs_page, openapi_json
@@ -39,6 +40,8 @@ def paths() -> list[str]:
 class RouteWalkTest(ApiTestCase):
     def setUp(self) -> None:
         SAMPLES["token_id"] = str(ApiToken.objects.get(account=self.owner, name="reader").pk)
+        alert = alert_add(self.owner, self.servers, self.web1)
+        SAMPLES.update(event_id=str(alert.rule_id), alert_id=str(alert.pk))
 
     def test_there_are_routes_to_walk(self) -> None:
         assert len(paths()) >= 14

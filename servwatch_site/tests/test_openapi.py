@@ -16,6 +16,8 @@ from channels.services import channel_create
 from devices.broker import broker_accounts
 from devices.models import Device
 from devices.services import device_create
+from events.models import Alert, Rule
+from events.tests.alerts import alert_add
 from servwatch_site import urls_v2
 from servwatch_site.docs import groups
 from servwatch_site.errors import HTTP_STATUS, Code
@@ -122,6 +124,9 @@ class GeneratedTest(CommittedTestCase):
             channel_create(self.owner, 0)
         if not Device.objects.filter(account=self.owner, device_id="web-1", deleted_at=None).exists():
             device_create(self.owner, "web-1", now=timezone.now(), changes={"enabled": True})
+        rule, _ = Rule.objects.update_or_create(pk=1, defaults={"account": self.owner, "deleted_at": None})
+        if not Alert.objects.filter(pk=1).exists():
+            alert_add(self.owner, self.servers, self.web1, rule=rule, pk=1)
 
 
 def _matches(route: URLPattern | URLResolver, path: str) -> bool:

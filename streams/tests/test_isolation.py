@@ -12,6 +12,8 @@ from channels.models import Channel, Latest
 from devices.command_sender import sender
 from devices.models import Command, Device
 from devices.services import device_update
+from events.models import Alert, Comment, Rule
+from events.tests.alerts import alert_add
 from servwatch_site import urls_v2
 from servwatch_site.docs import docs_page, openapi_json
 from servwatch_site.tests.api import ApiTestCase, read
@@ -60,6 +62,7 @@ class IsolationTest(ListeningTestCase):
             created_at=timezone.now(),
             expires_at=timezone.now() + timedelta(hours=1),
         )
+        self.alert = alert_add(self.owner, self.servers, self.web1, key=SECRET, value=SECRET)
         self.token = ApiToken.objects.get(account=self.owner, name="test")
 
     def paths(self) -> list[str]:
@@ -69,6 +72,8 @@ class IsolationTest(ListeningTestCase):
             "channel_id": "0",
             "token_id": str(self.token.pk),
             "command_id": str(self.command.pk),
+            "event_id": str(self.alert.rule_id),
+            "alert_id": str(self.alert.pk),
         }
         found = []
         for route in urls_v2.urlpatterns:
@@ -88,6 +93,9 @@ class IsolationTest(ListeningTestCase):
             list(DeviceToken.objects.filter(account=self.owner).values()),
             list(ApiToken.objects.filter(account=self.owner).order_by("pk").values(*TOKEN_FIELDS)),
             list(Command.objects.filter(device__account=self.owner).values()),
+            list(Rule.objects.filter(account=self.owner).values()),
+            list(Alert.objects.filter(account=self.owner).values()),
+            list(Comment.objects.filter(alert__account=self.owner).values()),
             list(Latest.objects.filter(channel_key=self.servers.pk).values()),
             [row for row in records() if row[1] == self.servers.pk],
         ]
@@ -108,6 +116,7 @@ class IsolationTest(ListeningTestCase):
             {"payload": "x"},
             {"name": "x"},
             {"mapped_ch": 0, "description": "x"},
+            {"acknowledged": True, "snooze_s": 60, "comment": "x"},
         )
         for path in self.paths():
             exists_for_owner = self.call("GET", path, X_ENDTIME="last").status_code == 200
@@ -132,6 +141,8 @@ class IsolationTest(ListeningTestCase):
             ("/v2/device/new-1", "NO_DEVICE"),
             ("/v2/channel/7", "NO_CHANNEL"),
             ("/v2/stream/7", "NO_CHANNEL"),
+            (f"/v2/event/{self.alert.rule_id}", "NO_EVENT"),
+            (f"/v2/alert/{self.alert.pk}", "NOT_FOUND"),
         ):
             mine = self.call("GET", path, token=self.strange_token, X_ENDTIME="last")
             none = self.call("GET", path[:-1] + "99", token=self.strange_token, X_ENDTIME="last")

@@ -5,7 +5,7 @@ Every rule is about a key path that the load's messages have: thresholds spread 
 only, a few that one message in a thousand meets, so that alerts really begin and end.
 """
 
-from bench.stack import Stack
+from bench.stack import Stack, run_python
 
 _CREATE = """
 import django
@@ -40,4 +40,4 @@ PATHS = (
 def rules_create(stack: Stack, count: int) -> None:
     """`count` enabled rules of channel 0, in turns over the key paths of the load."""
     if count:
-        stack._python("-c", _CREATE.format(paths=PATHS, count=count))
+        run_python(stack.environment, "-c", _CREATE.format(paths=PATHS, count=count))

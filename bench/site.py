@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import psutil
 import psycopg
 
-from bench.ledger import free_port
-from bench.stack import Stack
+from bench.stack import Stack, free_port
 
 _ACCOUNT = """
 import django, json, sys
@@ -58,8 +57,8 @@ class Web:
 class Site(Stack):
     """`with Site() as site: site.web()`; the account has channel 0 and no limits."""
 
-    def __init__(self) -> None:
-        super().__init__(mqtt_port=free_port())
+    def __init__(self, *, database_url: str = "") -> None:
+        super().__init__(mqtt_port=free_port(), database_url=database_url)
 
     def _start(self) -> None:
         if self.postgres is not None:

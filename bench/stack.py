@@ -2,15 +2,19 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import psycopg
 
+from bench.publisher import Publisher
 from servwatch_site.embedded.mosquitto import Broker, BrokerAccount, Listener
 from servwatch_site.embedded.mosquitto_programs import find_broker
 from servwatch_site.embedded.postgres import TemporaryPostgres
@@ -18,7 +22,7 @@ from servwatch_site.embedded.postgres import TemporaryPostgres
 ROOT = Path(__file__).resolve().parents[1]
 DURABLE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "max_wal_size": "2GB"}
 
-_PREPARE = """
+PREPARE = """
 import django, json
 django.setup()
 from devices.broker import broker_accounts
@@ -96,7 +100,7 @@ class Stack:
         if self.postgres is not None:
             self.postgres.start()
         self._python("manage.py", "migrate", "--verbosity", "0")
-        self.account = json.loads(self._python("-c", _PREPARE))
+        self.account = json.loads(self._python("-c", PREPARE))
         folder = self.path / "broker"
         folder.mkdir()
         address = Listener("127.0.0.1", self.mqtt_port)
@@ -120,17 +124,42 @@ class Stack:
         self._folder.cleanup()
 
     def _python(self, *arguments: str) -> str:
-        run = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
+        return run_python(self.environment, *arguments)
+
+
+def run_python(environment: Mapping[str, str], *arguments: str) -> str:
+    """What Python printed. Raises RuntimeError with what it said when it failed."""
+    run = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    if run.returncode != 0:
+        raise RuntimeError(f"{arguments[0]} failed: {run.stderr[-2000:]}")
+    return run.stdout
+
+
+def wait_until_listening(stack: Stack) -> None:
+    """Until the listener's session exists: one probe message comes through."""
+    token = stack.account["device_token"]
+    deadline = time.monotonic() + 30
+    while not stack.query("SELECT 1 FROM devices_device WHERE device_id = 'probe'"):
+        if time.monotonic() > deadline:
+            log = (stack.path / "listener.log").read_text(encoding="utf-8")
+            raise RuntimeError(f"the listener does not listen:\n{log[-2000:]}")
+        probe = Publisher(
+            port=stack.mqtt_port,
+            user=stack.account["user_id"],
+            password=token,
+            connections=1,
+            message=lambda _number: (f"{token}/json/probe", b"1"),
         )
-        if run.returncode != 0:
-            raise RuntimeError(f"{arguments[0]} failed: {run.stderr[-2000:]}")
-        return run.stdout
+        probe.run(rate=100, count=1)
+        probe.close()
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def _say(sentence: str) -> None:

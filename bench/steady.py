@@ -30,10 +30,9 @@ from typing import Any
 import psutil
 import psycopg
 
-from bench.ledger import free_port, wait_until_listening
 from bench.publisher import Publisher
 from bench.rules_of_load import rules_create
-from bench.stack import Stack
+from bench.stack import Stack, free_port, wait_until_listening
 
 PAYLOAD = (
     b'{"cpu":{"user":12.5,"system":3.25,"idle":84.25},"load1":0.41,"load5":0.37,"mem":{"used":8123456512,'

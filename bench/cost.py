@@ -19,10 +19,12 @@ import orjson
 import psutil
 
 from bench.history import VALUE, devices_create
+from bench.rules_of_load import rules_create
 from bench.site import Site
 
 DEVICES = 1_000
 COPY_ROWS = 100_000
+PARTS = ("read", "parse", "route", "evaluate", "write")
 
 
 class Parts:
@@ -63,7 +65,7 @@ def run(*, messages: int, batch: int, devices: int, rules: int, repeat: int) -> 
         from servwatch_site.loop import collect_less
 
         collect_less()  # as the listener does
-        _rules_create(site, rules)
+        rules_create(site, rules)
         for number in range(repeat):
             _measure(site, messages=messages, batch=batch, devices=devices, first=first, number=number)
 
@@ -73,19 +75,17 @@ def _measure(site: Site, *, messages: int, batch: int, devices: int, first: int,
     from streams.writer import Writer
 
     street, clock = Street(Writer(name="cost", slot=0)), Clock()
-    token = site.account["device_token"]
-    packets = [
-        _packet(f"{token}/json/load-{n % devices}", (VALUE % (n + messages * number)).encode(), n)
-        for n in range(messages + batch)
-    ]
+    packets = packets_of(site, count=messages + batch, devices=devices, begin=messages * number)
     parts = Parts()
-    _send(street, clock, packets[:batch], Parts())  # the first batch learns devices and structures
+    send(street, clock, packets[:batch])  # the first batch learns devices and structures
     server = psutil.Process(street.writer.connection.info.backend_pid)
-    for attribute, name in (("days_ensure", "write"), ("write", "write")):
-        parts.wrap(street.writer, attribute, name)
+    parts.wrap(street.writer, "days_ensure", "write")
+    parts.wrap(street.writer, "write", "write")
+    parts.wrap(street.writer.evaluator, "find", "evaluate")
+    parts.wrap(street.writer.evaluator, "settle", "evaluate")
     before, began = server.cpu_times(), time.perf_counter()
     for start in range(batch, messages + batch, batch):
-        _send(street, clock, packets[start : start + batch], parts)
+        send(street, clock, packets[start : start + batch], parts=parts)
     took_s = time.perf_counter() - began
     after = server.cpu_times()
     street.writer.close()
@@ -93,15 +93,23 @@ def _measure(site: Site, *, messages: int, batch: int, devices: int, first: int,
     own = {name: 1e6 * spent / messages for name, spent in parts.spent.items()}
     print(
         f"batch {batch}, {devices} devices: {messages / took_s:.0f} messages/s one after the other; "
-        + "  ".join(f"{name} {us:.1f}" for name, us in own.items())
+        + "  ".join(f"{name} {own.get(name, 0.0):.1f}" for name in PARTS)
         + f"  sum {sum(own.values()):.1f} us;  database {database_us:.1f} us;  "
         + f"floor: orjson {_orjson_us(messages):.1f} us, COPY {_copy_us(site, first):.1f} us",
         flush=True,
     )
 
 
+def packets_of(site: Site, *, count: int, devices: int, begin: int = 0) -> list[bytes]:
+    """PUBLISH packets of QoS 1, as the broker sends them, of devices in turns."""
+    token = site.account["device_token"]
+    return [
+        _packet(f"{token}/json/load-{number % devices}", (VALUE % (begin + number)).encode(), number)
+        for number in range(count)
+    ]
+
+
 def _packet(topic: str, payload: bytes, number: int) -> bytes:
-    """A PUBLISH packet of QoS 1, as the broker sends it."""
     name = topic.encode()
     body = len(name).to_bytes(2, "big") + name + (number % 65_535 + 1).to_bytes(2, "big") + payload
     digits = bytearray()
@@ -113,17 +121,19 @@ def _packet(topic: str, payload: bytes, number: int) -> bytes:
             return b"\x32" + bytes(digits) + body
 
 
-def _send(street: Any, clock: Any, packets: list[bytes], parts: Parts) -> None:
+def send(street: Any, clock: Any, packets: list[bytes], *, parts: Parts | None = None) -> None:
+    """Take one batch down the street as the listener does."""
     from streams.connectors.mqtt import incoming
     from streams.connectors.mqtt_client import packets_read
 
+    parts = parts or Parts()
     with parts.part("read"):
         found, _ = packets_read(b"".join(packets), version=4)
-        messages = [incoming(packet, at) for packet, at in zip(found, clock.stamps(len(found)), strict=True)]
+        stamps = clock.stamps(len(found))
     with parts.part("parse"):
-        messages = [
-            message._replace(early=street.parse_early(message.topic, message.payload)) for message in messages
-        ]
+        early = [street.parse_early(packet.topic, packet.payload) for packet in found]
+    with parts.part("read"):
+        messages = [incoming(packet, at, held) for packet, at, held in zip(found, stamps, early, strict=True)]
     with parts.part("route"):
         street.process(messages)
 
@@ -164,11 +174,6 @@ def _copy_us(site: Site, first: int) -> float:
         took_s = time.perf_counter() - began
         connection.rollback()
     return 1e6 * took_s / COPY_ROWS
-
-
-def _rules_create(site: Site, count: int) -> None:
-    if count:
-        raise NotImplementedError
 
 
 def main() -> int:

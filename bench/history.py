@@ -54,38 +54,59 @@ def lines(*, first_device: int, channel_key: int, begin: datetime, count: int) -
 def history_load(site: Site, *, count: int) -> tuple[datetime, datetime, float]:
     """`count` records that end an hour ago, with their latest rows; returns begin, end, and records a second."""
     site.django()
-    from streams.storage import Kind, partitions_create, storage_kind
-
     first = devices_create(site)
     end = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
-    begin = end - count * STEP
-    begin = begin.replace(microsecond=0)
-    days = {begin.date() + timedelta(days=n) for n in range((end.date() - begin.date()).days + 1)}
-    with site.connect(autocommit=False) as connection, connection.cursor() as cursor:
-        if storage_kind(cursor) is Kind.PARTITIONS:
-            partitions_create(cursor, days)
-        connection.commit()
-        began = time.perf_counter()
-        with cursor.copy(f"COPY streams_record {COLUMNS} FROM STDIN") as copy:
-            channel_key = site.account["channel_key"]
-            for text in lines(first_device=first, channel_key=channel_key, begin=begin, count=count):
-                copy.write(text)
-        connection.commit()
-        took_s = time.perf_counter() - began
-        cursor.execute(
+    rate = records_copy(site, first_device=first, end=end, count=count)
+    with site.connect() as connection:
+        connection.execute(
             "INSERT INTO channels_latest (device_key, channel_key, tag, shape, at, digest, form, value)"
             " SELECT DISTINCT ON (device_key) device_key, channel_key, '', 1, at, digest, form, value"
             " FROM streams_record WHERE at >= %s ORDER BY device_key, at DESC",
             [end - timedelta(seconds=30)],
         )
-        cursor.execute(
+        found = connection.execute(
             "SELECT 1 FROM devices_device WHERE id = %s AND device_id = %s",
             [first + DEVICES - 1, f"load-{DEVICES - 1}"],
-        )
-        if cursor.fetchone() is None:
+        ).fetchone()
+        if found is None:
             raise RuntimeError("the devices' keys do not follow each other")
-    with site.connect() as connection:
-        connection.execute("VACUUM ANALYZE streams_record")
         connection.execute("VACUUM ANALYZE channels_latest")
-        connection.execute("CHECKPOINT")
-    return begin, end, count / took_s
+    return (end - count * STEP).replace(microsecond=0), end, rate
+
+
+def records_copy(site: Site, *, first_device: int, end: datetime, count: int) -> float:
+    """`count` records of all devices in turns that end at `end`; returns records a second.
+
+    In a columnstore each day is compressed as soon as it is full.
+    """
+    from streams.storage import Kind, engine_detect, partitions_create, storage_kind
+
+    begin = (end - count * STEP).replace(microsecond=0)
+    days = {begin.date() + timedelta(days=n) for n in range((end.date() - begin.date()).days + 1)}
+    with site.connect() as connection, connection.cursor() as cursor:
+        if storage_kind(cursor) is Kind.PARTITIONS:
+            with connection.transaction():
+                partitions_create(cursor, days)
+        columnstore = engine_detect(cursor).columnstore
+        took_s, left = 0.0, count
+        while left:
+            midnight = (begin + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+            part = min(left, (midnight - begin) // STEP)
+            began = time.perf_counter()
+            with cursor.copy(f"COPY streams_record {COLUMNS} FROM STDIN") as copy:
+                channel_key = site.account["channel_key"]
+                for text in lines(
+                    first_device=first_device, channel_key=channel_key, begin=begin, count=part
+                ):
+                    copy.write(text)
+            took_s += time.perf_counter() - began
+            if columnstore and left > part:
+                cursor.execute(
+                    "SELECT compress_chunk(c, if_not_compressed => true)"
+                    " FROM show_chunks('streams_record', older_than => %s) AS c",
+                    [midnight],
+                )
+            begin, left = midnight, left - part
+        cursor.execute("VACUUM ANALYZE streams_record")
+        cursor.execute("CHECKPOINT")
+    return count / took_s

@@ -196,7 +196,7 @@ class Writer:
         self._tags: set[tuple[int, str]] = set()
         self._batches = 0
         self._careful = 0
-        self._events = Evaluator(records_newest)
+        self.evaluator = Evaluator(records_newest)
 
     @property
     def connection(self) -> Connection:
@@ -268,7 +268,7 @@ class Writer:
         A duplicate among the records is passed over when `careful`, which costs a third more; otherwise it raises
         UniqueViolation.
         """
-        found = self._events.find(cursor, batch.measured, version=batch.version)
+        found = self.evaluator.find(cursor, batch.measured, version=batch.version)
         if batch.answers:
             self._answers(cursor, batch.answers)
         stored = self._records(cursor, batch.rows, careful=careful) if batch.rows else {}
@@ -284,7 +284,7 @@ class Writer:
         if batch.rows:
             self._tags_note(cursor, batch.rows)
             self._latest(cursor, batch.rows)
-            self._events.settle(cursor, found, stored)
+            self.evaluator.settle(cursor, found, stored)
         if batch.states:
             self._states(cursor, batch.states)
         if batch.acks:

@@ -7,9 +7,9 @@
 devices  with so many devices in one channel: what a message costs on the write street (devices in turns, the worst case
          for every cache), the memory of what the writing process remembers, the first batch after a start, reading the
          latest values of a hundred and a thousand devices and of all, the first byte of the console's fleet page.
-records  with so many records in a channel of 1,000 devices: the newest record of the channel, a device's newest, pages 1
-         and 100 of a thousand, a device's first page, an hour of a device as chart. In the columnstore where the server has
-         one: days are compressed as they are filled.
+records  with so many records in a channel of 1,000 devices: the newest record of the channel and of a device, pages 1
+         and 100 of a thousand, a device's first page, an hour of a device as chart. Days are compressed as they are
+         filled where the server has a columnstore.
 
 Medians in milliseconds of warm repeats, in this process, through the same functions that pages and API call.
 """
@@ -30,6 +30,7 @@ from bench.cost import packets_of, send
 from bench.history import devices_create, records_copy
 from bench.http_load import load, request_bytes
 from bench.site import Site
+from bench.stack import run_python
 
 MESSAGES = 50_000
 BATCH = 5_000
@@ -50,10 +51,8 @@ def median_ms(call: Callable[[], Any], *, repeats: int = REPEATS) -> float:
 
 
 def devices(counts: Sequence[int]) -> None:
-    print(
-        "| devices | us a message | database us | first batch ms | remembered MB | latest of 100 | 1,000 | all | fleet |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    costs = "us a message", "database us", "first batch", "remembered"
+    _head(("devices", *costs, "latest of 100", "of 1,000", "of all", "fleet"))
     for count in counts:
         with Site() as site:
             _devices(site, count)
@@ -130,6 +129,7 @@ def _fleet_ms(site: Site) -> float:
     session[BACKEND_SESSION_KEY] = "allauth.account.auth_backends.AuthenticationBackend"
     session[HASH_SESSION_KEY] = user.get_session_auth_hash()
     session.save()
+    run_python(site.environment, "manage.py", "collectstatic", "--verbosity", "0", "--noinput")
     web = site.web()
     page = request_bytes("/", headers={"Cookie": f"sessionid={session.session_key}"})
     found = load(web.port, lambda _number: page, connections=1, most=12).require(200)

@@ -22,6 +22,7 @@ from devices.command_sender import sender
 from servwatch_site.api_errors import is_api_path
 from servwatch_site.api_middleware import api_handler
 from servwatch_site.connector_app import KINDS, connector_app
+from servwatch_site.loop import collect_less
 from streams.consumers import LiveConsumer
 from streams.intake import intake
 from streams.live import listen_for_ever, send_commands_for_ever
@@ -33,6 +34,7 @@ Send = Callable[[Any], Awaitable[None]]
 async def lifespan(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """Keeps the LISTEN task, and the one that sends commands, while the server runs."""
     await receive()
+    collect_less()
     tasks = [asyncio.create_task(listen_for_ever()), asyncio.create_task(send_commands_for_ever())]
     await send({"type": "lifespan.startup.complete"})
     await receive()

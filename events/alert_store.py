@@ -20,7 +20,7 @@ RECOVERED, RULE_CHANGED = "recovered", "rule_changed"
 
 _STANDINGS_SQL = """
 SELECT id, rule_id, device_key, tag, key, phase, since, last_at, alert_id, config_version
-FROM events_alertstate WHERE device_key = ANY(%s)
+FROM events_alertstate WHERE device_key = ANY(%s::text::bigint[])
 ORDER BY rule_id, device_key, tag, key_digest
 """
 _ALERTS_SQL = """
@@ -109,9 +109,10 @@ class _Rows:
         self.notifications.append((alert_key, "resolved"))
 
 
-def standings_read(cursor: Cursor, device_keys: Sequence[int], *, lock: bool) -> list[Standing]:
+def standings_read(cursor: Cursor, device_keys: Iterable[int], *, lock: bool) -> list[Standing]:
     """What stands for these devices, locked for change if wanted, in the order of instances."""
-    cursor.execute(_STANDINGS_SQL + ("FOR UPDATE" if lock else ""), [list(device_keys)])
+    keys = ",".join(map(str, device_keys))  # psycopg takes five times as long for a list of a thousand
+    cursor.execute(_STANDINGS_SQL + ("FOR UPDATE" if lock else ""), [f"{{{keys}}}"])
     return [
         Standing(
             key,

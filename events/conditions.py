@@ -68,23 +68,23 @@ class Comparison:
     operator: str
     text: str
     number: Number | None
+    compare: Callable[[Any, Any], bool]
 
     @classmethod
     def of(cls, operator_: str, threshold: str) -> "Comparison":
-        return cls(operator_, threshold, number_of_text(threshold))
+        return cls(operator_, threshold, number_of_text(threshold), _COMPARE[operator_])
 
     def matches(self, value: Scalar) -> bool:
         """Null matches nothing: it is the absence of a value."""
+        if self.number is not None:
+            left = value if type(value) is float else number_of(value)  # the common case first
+            if left is not None:
+                return self.compare(left, self.number)
         if value is None:
             return False
-        compare = _COMPARE[self.operator]
-        if self.number is not None:
-            left = number_of(value)
-            if left is not None:
-                return compare(left, self.number)
         if isinstance(value, bool):
-            return compare(text_of(value), self.text.strip().lower())
-        return compare(text_of(value), self.text)
+            return self.compare(text_of(value), self.text.strip().lower())
+        return self.compare(text_of(value), self.text)
 
     def quiet_range(self) -> tuple[Number, Number]:
         """Numbers from low to high, both included, that do not match for sure; a number outside may match or not.

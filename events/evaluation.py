@@ -39,12 +39,6 @@ SEEN_EVERY = timedelta(seconds=60)
 FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
 NOTHING_FOUND = Found((), {}, set(), set())
 
-_LOCK_SQL = """
-SELECT CASE WHEN alone THEN pg_advisory_xact_lock(%s, bucket)::text
-            ELSE pg_advisory_xact_lock_shared(%s, bucket)::text END
-FROM unnest(%s::int[], %s::bool[]) AS u (bucket, alone)
-"""
-
 Cursor = psycopg.Cursor[tuple[Any, ...]]
 
 
@@ -192,7 +186,7 @@ class Evaluator:
 
     def settle(self, cursor: Cursor, found: Found, stored: Mapping[int, int]) -> None:
         """Step what the batch concerns, and write what changed. `stored`: device key -> how many records were new."""
-        if not any(stored.get(key) for key in found.device_keys):
+        if found.device_keys.isdisjoint(stored):
             return
         try:
             _Settling(self.rules, found, stored, self._records_newest).run(cursor)
@@ -211,9 +205,9 @@ class _Settling:
         self._rules = rules
         self._measured = found.measured
         self._stored = stored
-        self._device_keys = sorted(key for key in found.device_keys if stored.get(key))
+        self._device_keys = found.device_keys & stored.keys()
         self._channel_keys = found.channel_keys
-        self._candidates = {i: rule for i, rule in found.candidates.items() if stored.get(i.device_key)}
+        self._candidates = {i: rule for i, rule in found.candidates.items() if i.device_key in stored}
         self._records_newest = records_newest
         self._counts: Counter[int] = Counter()
         self._by_series: dict[Series, list[AnyMeasured]] = {}
@@ -235,17 +229,17 @@ class _Settling:
 
     def _may_begin(self, cursor: Cursor) -> set[int]:
         """The channels where, as far as can be seen before locking, something begins. What is late now stays late."""
-        device_keys = sorted({instance.device_key for instance in self._candidates})
+        device_keys = {instance.device_key for instance in self._candidates}
         standing = {row.instance for row in standings_read(cursor, device_keys, lock=False)}
         new = {i: rule for i, rule in self._candidates.items() if i not in standing}
         return _beginning(self._outcomes(cursor, self._cases((), new))) if new else set()
 
     def _lock(self, cursor: Cursor, *, alone: Collection[int]) -> None:
         """The channels' locks until the end of the transaction, in order."""
-        buckets = {key % LOCK_BUCKETS: False for key in self._channel_keys}
-        buckets.update({key % LOCK_BUCKETS: True for key in alone})
-        ordered = sorted(buckets)
-        cursor.execute(_LOCK_SQL, [LOCK_CLASS, LOCK_CLASS, ordered, [buckets[b] for b in ordered]])
+        modes = {key % LOCK_BUCKETS: "_shared" for key in self._channel_keys}
+        modes.update({key % LOCK_BUCKETS: "" for key in alone})
+        locks = [f"pg_advisory_xact_lock{modes[b]}({LOCK_CLASS}, {b})" for b in sorted(modes)]
+        cursor.execute(f"SELECT {', '.join(locks)}".encode())
 
     def _cases(self, standings: Iterable[Standing], candidates: Mapping[Instance, RuleEntry]) -> list[Case]:
         """Every instance that stands or may begin, and of which the batch says something, in order."""
@@ -256,6 +250,8 @@ class _Settling:
             known = self._rules.get(standing.instance.rule_key)
             if known is not None:  # else the rule ended, and whoever ended it ends its alerts
                 by_instance[standing.instance] = (known, standing)
+        if not by_instance:
+            return []
         self._gather({instance.device_key for instance in by_instance})
         cases = []
         for instance, (rule, own) in sorted(by_instance.items(), key=lambda item: item[0]):

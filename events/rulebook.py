@@ -169,11 +169,11 @@ class Scan:
     def matches(self, value: Any) -> Iterator[tuple[RuleEntry, str]]:
         """The rules that a message meets, each with the key path."""
         for check in self.checks:
-            scalars = [s for s in value_at(value, check.levels) if check.may_match(s)]
-            if scalars:
-                for rule in check.rules:
-                    if any(rule.condition.fires.matches(scalar) for scalar in scalars):
-                        yield rule, check.path
+            for scalar in value_at(value, check.levels):
+                if check.may_match(scalar):
+                    for rule in check.rules:
+                        if rule.condition.fires.matches(scalar):
+                            yield rule, check.path
 
 
 def _is_number(value: Any, *levels: str) -> bool:

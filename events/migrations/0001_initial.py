@@ -53,6 +53,7 @@ class Migration(migrations.Migration):
                             ("rule_disabled", "the event was disabled"),
                             ("rule_deleted", "the event was deleted"),
                             ("channel_deleted", "the channel was deleted"),
+                            ("tag_deleted", "the tag was deleted"),
                             ("device_deleted", "the device was deleted"),
                             ("device_disabled", "the device was disabled"),
                             ("device_moved", "the device was mapped to another channel"),

@@ -4,9 +4,9 @@ import json
 from datetime import UTC, datetime, timedelta
 from unittest.mock import patch
 
-from channels.services import channel_delete
+from channels.services import channel_delete, tag_delete
 from devices.services import device_delete, device_update
-from events import evaluation
+from events import evaluation, tasks
 from events.models import Alert, AlertState, Notification
 from events.services import alerts_end, rule_create, rule_delete, rule_update
 from events.tests.street import AlertsTestCase
@@ -400,6 +400,18 @@ class ChangesTest(AlertsTestCase):
         alerts_end(now=NOW)
         assert self.alerts() == ["device_moved", "device_deleted"]
         assert Notification.objects.order_by("-pk")[0].kind == "resolved"
+
+    def test_a_deleted_tag_ends_its_alerts(self) -> None:
+        self.say({"cpu": 96}, at_s=1, tag="rack")
+        assert self.alerts() == ["firing", "firing"]
+        tag_delete(self.servers, "rack")
+        assert alerts_end(now=NOW) == 1
+        assert self.alerts() == ["firing", "tag_deleted"]
+
+    def test_the_workers_job_ends_what_no_batch_ends(self) -> None:
+        device_delete(self.web1, now=NOW)
+        tasks.alerts_end(timestamp=0)
+        assert self.reason() == "device_deleted"
 
     def test_a_change_of_the_device_that_moves_nothing_ends_nothing(self) -> None:
         device_update(self.web1, changes={"description": "front"}, now=NOW)

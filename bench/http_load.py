@@ -124,14 +124,14 @@ class _Client(asyncio.Protocol):
         end = self._held.find(b"\r\n\r\n")
         if end < 0:
             return
+        status = int(self._held[9:12])
         length = _LENGTH.search(self._held, 0, end)
         if length is not None:
             if len(self._held) < end + 4 + int(length[1]):
                 return
-        elif not self._held.endswith(b"0\r\n\r\n"):
+        elif status != 204 and not self._held.endswith(b"0\r\n\r\n"):
             return  # chunked, and not at its end
         self._found.latencies_ms.append((time.perf_counter() - self._sent) * 1000)
-        status = int(self._held[9:12])
         self._found.statuses[status] += 1
         if status >= 300 or len(self._found.bodies) < 3:
             self._found.bodies = [*self._found.bodies[:20], self._held]

@@ -88,3 +88,41 @@ class KeptAnswer(models.Model):
 
     def __str__(self) -> str:
         return f"{self.account_key}: {self.status}"
+
+
+class RollupMark(models.Model):
+    """How far roll-ups have come; one row, which the worker makes.
+
+    Up to `rolled_until` they are complete but for what stands in RollupDue; NULL while the first is being made.
+    A record older than `late_from` that is written must be noted as due. Once every transaction up to `barrier`
+    has ended, none is left that does not know of `late_from`; NULL when that number was not drawn yet.
+    """
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    late_from = models.DateTimeField()
+    rolled_until = models.DateTimeField(null=True)
+    barrier = models.BigIntegerField(null=True)
+
+    def __str__(self) -> str:
+        return f"rolled up until {self.rolled_until}"
+
+
+class RollupDue(models.Model):
+    """Minutes of a device in a channel whose roll-ups must be made anew, because records came late or went.
+
+    Written in the transaction of those records, one row for each hour; only the worker takes rows away.
+    """
+
+    device_key = models.BigIntegerField()
+    channel_key = models.BigIntegerField()
+    low = models.DateTimeField()
+    high = models.DateTimeField()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["channel_key"], name="streams_due_channel"),
+            models.Index(fields=["device_key"], name="streams_due_device"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.device_key} in {self.channel_key}: {self.low:%F %T} to {self.high:%F %T}"

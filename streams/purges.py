@@ -7,6 +7,7 @@ import orjson
 from django.db import connection, transaction
 
 from channels.models import Latest
+from streams.rollups import DELETE_NOTED_SQL
 from streams.selectors import RecordFilter
 from streams.structures import shape_of
 
@@ -39,12 +40,12 @@ def records_delete(narrow: RecordFilter) -> int:
     if narrow.device_keys is not None:
         conditions.append("AND device_key = ANY(%(devices)s)")
         values["devices"] = list(narrow.device_keys)
-    sql = _STEP_SQL.format(narrow=" ".join(conditions))
+    sql = DELETE_NOTED_SQL.format(delete=_STEP_SQL.format(narrow=" ".join(conditions)))
     gone = 0
     while True:
         with connection.cursor() as cursor:
             cursor.execute(sql, values)
-            count = int(cursor.rowcount)
+            count = int(cursor.fetchone()[0])
         gone += count
         if count < STEP_ROWS:
             break

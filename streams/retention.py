@@ -17,6 +17,7 @@ from devices.models import Device
 from streams.database import Connection, connect
 from streams.intake import KEPT_FOR
 from streams.models import KeptAnswer, RefusedMessage
+from streams.rollups import DELETE_NOTED_SQL, hours_expire
 from streams.storage import (
     PARTITION_LOCK,
     RECORDS,
@@ -59,6 +60,7 @@ def days_maintain(*, now: datetime) -> list[str]:
     with connect(name="maintenance") as own:
         for series in TIME_SERIES:
             dropped += _series_maintain(own, series, now=now, limit=limit)
+        hours_expire(own, before=limit)
     return dropped
 
 
@@ -145,6 +147,7 @@ def devices_purge(*, now: datetime) -> dict[int, int]:
         gone = {
             series.table: _delete_in_steps(series, "device_key", device.pk, before=now + BEYOND)
             for series in TIME_SERIES
+            if not series.derived
         }
         count = gone[RECORDS.table]
         Latest.objects.filter(device_key=device.pk).delete()
@@ -180,6 +183,7 @@ def _delete_before(channel_key: int, limit: datetime) -> int:
     gone = {
         series.table: _delete_in_steps(series, "channel_key", channel_key, before=limit)
         for series in TIME_SERIES
+        if not series.derived
     }
     return gone[RECORDS.table]
 
@@ -191,11 +195,12 @@ def _delete_in_steps(series: TimeSeries, column: str, value: int, *, before: dat
         column=column,
         same=" AND ".join(f"r.{name} = old.{name}" for name in series.key),
     )
+    sql = DELETE_NOTED_SQL.format(delete=sql)
     gone = 0
     while True:
         with connection.cursor() as cursor:
             cursor.execute(sql, {"column": value, "limit": before, "step": STEP_ROWS})
-            count = int(cursor.rowcount)
+            count = int(cursor.fetchone()[0])
         gone += count
         if count < STEP_ROWS:
             return gone

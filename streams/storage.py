@@ -34,17 +34,22 @@ class TimeSeries:
 
     It has the columns `channel_key` and `device_key` too: a channel says how long its rows are kept, and both can
     be deleted with their rows.
-    `key` are the primary key's columns, `at` among them.
+    `key` are the primary key's columns, `at` among them. Of a `derived` table only whole pieces are taken away; its
+    single rows follow from those of another one.
     """
 
     table: str
     key: tuple[str, ...]
     piece_days: int = 1
+    derived: bool = False
 
 
 RECORDS = TimeSeries("streams_record", key=("device_key", "at", "digest"))
+ROLLUP_MINUTES = TimeSeries(
+    "streams_rollupminute", key=("device_key", "at", "channel_key", "tag"), derived=True
+)
 # Every table that the worker makes days for, drops days of, and deletes single rows from when they are too old.
-TIME_SERIES: tuple[TimeSeries, ...] = (RECORDS,)
+TIME_SERIES: tuple[TimeSeries, ...] = (RECORDS, ROLLUP_MINUTES)
 
 
 class Kind(StrEnum):

@@ -6,9 +6,10 @@ from datetime import datetime
 
 from django.db import close_old_connections
 from django.utils import timezone
+from procrastinate import JobContext
 from procrastinate.contrib.django import app
 
-from streams import refused, retention
+from streams import refused, retention, rollups
 
 
 @app.periodic(cron="*/10 * * * *")
@@ -46,6 +47,12 @@ def devices_purge(timestamp: int) -> None:
 def replay_wanted(timestamp: int) -> None:
     with _fresh_connection() as now:
         refused.replay_wanted(now=now)
+
+
+@app.periodic(cron="* * * * * 15")  # a quarter into the minute the one before is surely complete
+@app.task(queueing_lock="streams.rollups_make", pass_context=True)
+def rollups_make(context: JobContext, timestamp: int) -> None:
+    rollups.rollups_make(now=timezone.now, stop=context.should_abort)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from events.rulebook import AnyMeasured
 from streams.database import Connection, connect
 from streams.ledger import Ledger, Tally
 from streams.newest import records_newest
+from streams.rollups import late_note
 from streams.storage import Kind, partitions_create, partitions_existing, storage_kind
 from streams.structures import Structure
 
@@ -272,6 +273,7 @@ class Writer:
         if batch.answers:
             self._answers(cursor, batch.answers)
         stored = self._records(cursor, batch.rows, careful=careful) if batch.rows else {}
+        late_note(cursor, batch.rows)
         batch.ledger.settle(stored)
         if batch.refused:
             with cursor.copy(_REFUSED_SQL) as copy:

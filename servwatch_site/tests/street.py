@@ -28,7 +28,7 @@ class CommittedTestCase(Cast, TransactionTestCase):
     def _empty(self) -> None:
         """What Django's own emptying leaves or takes too much of."""
         with connection.cursor() as cursor:
-            cursor.execute("TRUNCATE streams_record")
+            cursor.execute("TRUNCATE streams_record, streams_rollupminute, streams_rolluphour")
             cursor.execute(
                 "INSERT INTO tokens_configversion (id, version) VALUES (1, 0) ON CONFLICT DO NOTHING"
             )

@@ -1,15 +1,17 @@
-"""Where records lie: a TimescaleDB hypertable where the extension is loaded, daily partitions otherwise.
+"""Where time series lie: in TimescaleDB hypertables where the extension is loaded, in native partitions otherwise.
 
-One SQL serves both; only making the table, adding days and dropping days differ. What the server offers is
-asked without trying, because a failed attempt to create the extension ends the connection.
+One SQL serves both; only making tables, adding days and dropping days differ. What the server offers is
+asked without trying, because a failed attempt to create the extension ends the connection. What only TimescaleDB
+does is in streams/hypertable.py.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+import psycopg
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
@@ -28,23 +30,39 @@ _EPOCH = date(1970, 1, 1).toordinal()
 PARTITION_LOCK = 7_227_001  # one number for everybody who makes or drops days
 
 
+# Devices that share a batch of the columnstore, see docs/decisions/0011. Part of tables that exist: never change it.
+BUCKET_DEVICES = 32
+
+
 @dataclass(frozen=True)
 class TimeSeries:
     """A table cut into pieces of `piece_days` days by its column `at`: hypertable chunks or native partitions.
 
     It has the columns `channel_key` and `device_key` too: a channel says how long its rows are kept, and both can
-    be deleted with their rows.
-    `key` are the primary key's columns, `at` among them. Of a `derived` table only whole pieces are taken away; its
-    single rows follow from those of another one.
+    be deleted with their rows, so that each needs an index which begins with it and goes on with `at`. `key` are the
+    primary key's columns, `at` among them. `segment_by` and `order_by` say how the columnstore sorts its batches;
+    with `bucketed` a hypertable has the column `device_bucket`, by which neighbouring devices share batches. Of a
+    `derived` table only whole pieces are taken away; its single rows follow from those of another one.
     """
 
     table: str
     key: tuple[str, ...]
+    indexes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     piece_days: int = 1
+    segment_by: str = "device_key"
+    order_by: str = "at"
+    bucketed: bool = False
     derived: bool = False
 
 
-RECORDS = TimeSeries("streams_record", key=("device_key", "at", "digest"))
+RECORDS = TimeSeries(
+    "streams_record",
+    key=("device_key", "at", "digest"),
+    indexes={"streams_record_channel": ("channel_key", "at")},
+    segment_by="device_bucket, channel_key",
+    order_by="at, device_key, digest",
+    bucketed=True,
+)
 ROLLUP_MINUTES = TimeSeries(
     "streams_rollupminute", key=("device_key", "at", "channel_key", "tag"), derived=True
 )
@@ -56,6 +74,13 @@ class Kind(StrEnum):
     HYPERTABLE = "hypertable"
     PARTITIONS = "partitions"
     MISSING = "missing"
+
+
+class HypertableUnloaded(psycopg.OperationalError):
+    """The table is a hypertable, but the server runs without the extension that knows how to read and write it.
+
+    Rows written now would lie where the extension never looks for them, and what the columnstore holds is not seen.
+    """
 
 
 @dataclass(frozen=True)
@@ -86,19 +111,31 @@ def engine_detect(cursor: Any) -> Engine:
 
 
 def storage_kind(cursor: Any, *, table: str = "streams_record") -> Kind:
-    """How the table was made, whatever the settings say now."""
-    cursor.execute("SELECT relkind FROM pg_class WHERE oid = to_regclass(%s)", [table])
+    """How the table was made, whatever the settings say now. Raises HypertableUnloaded."""
+    cursor.execute(
+        "SELECT c.relkind, e.oid IS NOT NULL AND current_setting('timescaledb.disable_load', true) IS NULL"
+        " FROM pg_class c LEFT JOIN pg_extension e ON e.extname = 'timescaledb' WHERE c.oid = to_regclass(%s)",
+        [table],
+    )
     row = cursor.fetchone()
     if row is None:
         return Kind.MISSING
-    return Kind.PARTITIONS if row[0] in ("p", b"p") else Kind.HYPERTABLE
+    if row[0] in ("p", b"p"):
+        return Kind.PARTITIONS
+    if row[1]:
+        raise HypertableUnloaded(
+            f"{table} is a hypertable, but TimescaleDB is not loaded. Add timescaledb to shared_preload_libraries "
+            "and restart the database server."
+        )
+    return Kind.HYPERTABLE
 
 
 class CreateTimeSeriesTable(Operation):
     """A migration operation: a table cut by time on `at` into pieces of `piece_days`, a hypertable or natively.
 
     `columns` is the column list in SQL, `key` the primary key's columns (with `at` among them),
-    `indexes` maps names of further indexes to their columns. The table belongs into TIME_SERIES as well.
+    `indexes` maps names of further indexes to their columns, `bucketed` as in TimeSeries. The table belongs into
+    TIME_SERIES as well; that also brings it its columnstore, where there is one.
     """
 
     reduces_to_sql = True
@@ -112,16 +149,18 @@ class CreateTimeSeriesTable(Operation):
         key: Sequence[str],
         indexes: Mapping[str, Sequence[str]],
         piece_days: int = 1,
+        bucketed: bool = False,
     ) -> None:
         self.table = table
         self.columns = columns
         self.key = key
         self.indexes = indexes
         self.piece_days = piece_days
+        self.bucketed = bucketed
 
     def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
-        named = {"columns": self.columns, "key": self.key, "indexes": self.indexes}
-        return type(self).__name__, [self.table], {**named, "piece_days": self.piece_days}
+        names = ("columns", "key", "indexes", "piece_days", "bucketed")
+        return type(self).__name__, [self.table], {name: getattr(self, name) for name in names}
 
     def describe(self) -> str:
         return f"Create the time-series table {self.table}"
@@ -144,10 +183,10 @@ class CreateTimeSeriesTable(Operation):
         )
         if hypertable:
             schema_editor.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
-            schema_editor.execute(
-                f"SELECT create_hypertable('{self.table}', by_range('at', INTERVAL '{self.piece_days} days'),"
-                " create_default_indexes => false)"
-            )
+            for statement in hypertable_statements(self.table, piece_days=self.piece_days):
+                schema_editor.execute(statement)
+            for statement in bucket_statements(self.table, self.key) if self.bucketed else ():
+                schema_editor.execute(statement)
         for name, names in self.indexes.items():
             schema_editor.execute(f"CREATE INDEX {name} ON {self.table} ({', '.join(names)})")
 
@@ -159,6 +198,78 @@ class CreateTimeSeriesTable(Operation):
         to_state: ProjectState,
     ) -> None:
         schema_editor.execute(f"DROP TABLE {self.table}")
+
+
+class AddDeviceBucket(Operation):
+    """A migration operation: the column `device_bucket` of a table made without it, where it is a hypertable.
+
+    The hypertable's rows are written anew; on native partitions nothing happens.
+    """
+
+    reduces_to_sql = True
+    reversible = True
+
+    def __init__(self, table: str, *, key: Sequence[str]) -> None:
+        self.table = table
+        self.key = key
+
+    def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
+        return type(self).__name__, [self.table], {"key": self.key}
+
+    def describe(self) -> str:
+        return f"Add the devices' buckets to {self.table}"
+
+    def state_forwards(self, app_label: str, state: ProjectState) -> None:
+        """Models do not know the column; the database fills it in."""
+
+    def database_forwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        from_state: ProjectState,
+        to_state: ProjectState,
+    ) -> None:
+        for statement in self._where_hypertable(schema_editor, bucket_statements(self.table, self.key)):
+            schema_editor.execute(statement)
+
+    def database_backwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        from_state: ProjectState,
+        to_state: ProjectState,
+    ) -> None:
+        statements = [
+            f"ALTER TABLE {self.table} DROP COLUMN device_bucket",
+            f"ALTER TABLE {self.table} ADD PRIMARY KEY ({', '.join(self.key)})",
+        ]
+        for statement in self._where_hypertable(schema_editor, statements):
+            schema_editor.execute(statement)
+
+    def _where_hypertable(
+        self, schema_editor: BaseDatabaseSchemaEditor, statements: Iterable[str]
+    ) -> Iterable[str]:
+        with schema_editor.connection.cursor() as cursor:
+            kind = storage_kind(cursor, table=self.table)
+        return statements if kind is Kind.HYPERTABLE else ()
+
+
+def hypertable_statements(table: str, *, piece_days: int) -> list[str]:
+    """Make an empty table a hypertable; its own key and indexes are enough."""
+    return [
+        f"SELECT create_hypertable('{table}', by_range('at', INTERVAL '{piece_days} days'),"
+        " create_default_indexes => false)"
+    ]
+
+
+def bucket_statements(table: str, key: Sequence[str]) -> list[str]:
+    """Add the devices' buckets, to the key as well: the columnstore then finds a row's batches by its key."""
+    return [
+        f"ALTER TABLE {table} DROP CONSTRAINT {table}_pkey",
+        f"ALTER TABLE {table} ADD COLUMN device_bucket integer NOT NULL"
+        f" GENERATED ALWAYS AS ((device_key / {BUCKET_DEVICES})::integer) STORED",
+        f"ALTER TABLE {table} ADD CONSTRAINT {table}_pkey PRIMARY KEY ({', '.join([*key, 'device_bucket'])})",
+    ]
 
 
 def want_hypertable(engine: Engine, *, wish: str) -> bool:

@@ -68,6 +68,8 @@ LISTENER_SLOT = env_int("SERVWATCH_LISTENER_SLOT", 0, low=0, high=99)
 STORAGE = env_text("SERVWATCH_STORAGE", "auto")
 if STORAGE not in ("auto", "timescaledb", "partitions"):
     raise ImproperlyConfigured("SERVWATCH_STORAGE must be auto, timescaledb or partitions.")
+# How long after its end a day goes into TimescaleDB's columnstore: rows that come later cost more there.
+COLUMNSTORE_AFTER_DAYS = env_int("SERVWATCH_COLUMNSTORE_AFTER_DAYS", 3, low=1, high=3650)
 
 ALLOWED_HOSTS = env_list("SERVWATCH_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]", HTTP_HOST])
 BASE_URL = env_text("SERVWATCH_BASE_URL") or f"http://{reachable(HTTP_HOST)}:{HTTP_PORT}"

@@ -7,50 +7,34 @@ import orjson
 from django.db import connection, transaction
 
 from channels.models import Latest
-from streams.rollups import DELETE_NOTED_SQL
+from streams.deletion import channel_rows_delete, rows_delete
 from streams.selectors import RecordFilter
+from streams.storage import RECORDS
 from streams.structures import shape_of
 
-STEP_ROWS = 5_000
 LOOK_BACK_ROWS = 500  # how far to look for an older record of the same shape
-
-_STEP_SQL = """
-DELETE FROM streams_record r USING (
-    SELECT device_key, at, digest FROM streams_record
-    WHERE channel_key = %(channel_key)s AND at >= %(low)s AND at < %(high)s {narrow}
-    ORDER BY at LIMIT %(step)s
-) AS gone
-WHERE r.device_key = gone.device_key AND r.at = gone.at AND r.digest = gone.digest
-  AND r.at >= %(low)s AND r.at < %(high)s
-"""
 
 
 def records_delete(narrow: RecordFilter) -> int:
     """Remove these records, in small steps that writers never wait long for; returns how many there were."""
-    conditions = []
-    values: dict[str, Any] = {
-        "channel_key": narrow.channel_key,
-        "low": narrow.low,
-        "high": narrow.high,
-        "step": STEP_ROWS,
-    }
-    if narrow.tag is not None:
-        conditions.append("AND tag = %(tag)s")
-        values["tag"] = narrow.tag
-    if narrow.device_keys is not None:
-        conditions.append("AND device_key = ANY(%(devices)s)")
-        values["devices"] = list(narrow.device_keys)
-    sql = DELETE_NOTED_SQL.format(delete=_STEP_SQL.format(narrow=" ".join(conditions)))
-    gone = 0
-    while True:
-        with connection.cursor() as cursor:
-            cursor.execute(sql, values)
-            count = int(cursor.fetchone()[0])
-        gone += count
-        if count < STEP_ROWS:
-            break
+    if narrow.tag is None and narrow.device_keys is None:
+        gone = channel_rows_delete(RECORDS, narrow.channel_key, low=narrow.low, high=narrow.high)
+    else:
+        gone = rows_delete(RECORDS, *_where(narrow), low=narrow.low, high=narrow.high)
     _latest_follow(narrow)
     return gone
+
+
+def _where(narrow: RecordFilter) -> tuple[str, dict[str, Any]]:
+    conditions = ["channel_key = %(channel_key)s"]
+    values: dict[str, Any] = {"channel_key": narrow.channel_key}
+    if narrow.tag is not None:
+        conditions.append("tag = %(tag)s")
+        values["tag"] = narrow.tag
+    if narrow.device_keys is not None:
+        conditions.append("device_key = ANY(%(devices)s)")
+        values["devices"] = list(narrow.device_keys)
+    return " AND ".join(conditions), values
 
 
 def _latest_follow(narrow: RecordFilter) -> None:

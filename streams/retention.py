@@ -1,108 +1,33 @@
-"""What the worker does so that the store neither runs out of days nor keeps what nobody wants any more.
+"""What the worker does so that nothing is kept that nobody wants any more.
 
-Whole days go where every channel allows it; the rest is deleted in small steps, each its own transaction, so that
-writers never wait long. Every function can be repeated and interrupted.
+Whole days go where every channel allows it (streams/upkeep.py); the rest is deleted here in small steps. Every
+function can be repeated and interrupted.
 """
 
 import logging
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from django.db import connection
 from django.db.models import F, Max, Min
 
 from channels.models import Channel, Latest, Stream, Tag
 from devices.models import Device
-from streams.database import Connection, connect
+from streams.deletion import channel_rows_delete, rows_delete
 from streams.intake import KEPT_FOR
 from streams.models import KeptAnswer, RefusedMessage
-from streams.rollups import DELETE_NOTED_SQL, hours_expire
-from streams.storage import (
-    PARTITION_LOCK,
-    RECORDS,
-    TIME_SERIES,
-    Kind,
-    TimeSeries,
-    days_ahead,
-    partition_name,
-    partitions_create,
-    partitions_existing,
-    storage_kind,
-)
+from streams.storage import RECORDS, TIME_SERIES
 from tokens.models import Account
 
 logger = logging.getLogger(__name__)
 
-STEP_ROWS = 5_000
 DEFAULT_RETENTION_DAYS = 90
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 BEYOND = timedelta(days=2)  # devices' clocks may be ahead of ours
-
-# A step names its rows by key, so that it is small whatever the table's order.
-_DELETE_STEP_SQL = """
-DELETE FROM {table} r USING (
-    SELECT {key} FROM {table} WHERE {column} = %(column)s AND at < %(limit)s ORDER BY at LIMIT %(step)s
-) AS old
-WHERE {same} AND r.at < %(limit)s
-"""
 
 
 def longest_retention() -> timedelta:
     """How long any channel wants its records; a deleted channel's records are purged, not kept."""
     most = Channel.objects.filter(deleted_at=None).aggregate(most=Max("retention_days"))["most"]
     return timedelta(days=most or DEFAULT_RETENTION_DAYS)
-
-
-def days_maintain(*, now: datetime) -> list[str]:
-    """Make the days ahead and drop those that no channel keeps; returns the names of what was dropped."""
-    limit = (now - longest_retention()).astimezone(UTC) - timedelta(days=1)
-    dropped: list[str] = []
-    with connect(name="maintenance") as own:
-        for series in TIME_SERIES:
-            dropped += _series_maintain(own, series, now=now, limit=limit)
-        hours_expire(own, before=limit)
-    return dropped
-
-
-def _series_maintain(own: Connection, series: TimeSeries, *, now: datetime, limit: datetime) -> list[str]:
-    with own.cursor() as cursor:
-        kind = storage_kind(cursor, table=series.table)
-        if kind is Kind.HYPERTABLE:
-            cursor.execute("SELECT drop_chunks(%s, older_than => %s::timestamptz)", [series.table, limit])
-            return [str(row[0]) for row in cursor.fetchall()]
-        with own.transaction():
-            partitions_create(cursor, days_ahead(now), table=series.table, piece_days=series.piece_days)
-        return list(_partitions_drop(own, series, before=limit))
-
-
-def _partitions_drop(own: Connection, series: TimeSeries, *, before: datetime) -> Iterator[str]:
-    """Detach without blocking readers, then drop. Only one process does it at a time."""
-    with own.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", [PARTITION_LOCK])
-        if not (cursor.fetchone() or (False,))[0]:
-            return
-        try:
-            _finish_interrupted(cursor, series.table)
-            for begin in sorted(partitions_existing(cursor, table=series.table)):
-                if begin + timedelta(days=series.piece_days - 1) < before.date():
-                    name = partition_name(series.table, begin)
-                    cursor.execute(f"ALTER TABLE {series.table} DETACH PARTITION {name} CONCURRENTLY")
-                    cursor.execute(f"DROP TABLE {name}")
-                    yield name
-        finally:
-            cursor.execute("SELECT pg_advisory_unlock(%s)", [PARTITION_LOCK])
-
-
-def _finish_interrupted(cursor: Any, table: str) -> None:
-    """Complete what an earlier, killed run had begun to detach."""
-    cursor.execute(
-        "SELECT inhrelid::regclass::text FROM pg_inherits"
-        " WHERE inhparent = to_regclass(%s) AND inhdetachpending",
-        [table],
-    )
-    for (name,) in cursor.fetchall():
-        cursor.execute(f"ALTER TABLE {table} DETACH PARTITION {name} FINALIZE")
-        cursor.execute(f"DROP TABLE {name}")
 
 
 def records_expire(*, now: datetime) -> int:
@@ -144,8 +69,11 @@ def devices_purge(*, now: datetime) -> dict[int, int]:
     removed = {}
     waiting = Device.objects.filter(deleted_at__isnull=False, purge_wanted=True, purged_at=None)
     for device in waiting.order_by("deleted_at"):
+        key = {"device_key": device.pk}
         gone = {
-            series.table: _delete_in_steps(series, "device_key", device.pk, before=now + BEYOND)
+            series.table: rows_delete(
+                series, "device_key = %(device_key)s", key, low=BEGINNING, high=now + BEYOND
+            )
             for series in TIME_SERIES
             if not series.derived
         }
@@ -181,26 +109,8 @@ def answers_expire(*, now: datetime) -> int:
 def _delete_before(channel_key: int, limit: datetime) -> int:
     """From every time series; returns how many records went."""
     gone = {
-        series.table: _delete_in_steps(series, "channel_key", channel_key, before=limit)
+        series.table: channel_rows_delete(series, channel_key, low=BEGINNING, high=limit)
         for series in TIME_SERIES
         if not series.derived
     }
     return gone[RECORDS.table]
-
-
-def _delete_in_steps(series: TimeSeries, column: str, value: int, *, before: datetime) -> int:
-    sql = _DELETE_STEP_SQL.format(
-        table=series.table,
-        key=", ".join(series.key),
-        column=column,
-        same=" AND ".join(f"r.{name} = old.{name}" for name in series.key),
-    )
-    sql = DELETE_NOTED_SQL.format(delete=sql)
-    gone = 0
-    while True:
-        with connection.cursor() as cursor:
-            cursor.execute(sql, {"column": value, "limit": before, "step": STEP_ROWS})
-            count = int(cursor.fetchone()[0])
-        gone += count
-        if count < STEP_ROWS:
-            return gone

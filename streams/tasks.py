@@ -1,5 +1,6 @@
 """Jobs of the streams room; the worker runs them. Each only says when, the work is elsewhere."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -9,14 +10,24 @@ from django.utils import timezone
 from procrastinate import JobContext
 from procrastinate.contrib.django import app
 
-from streams import refused, retention, rollups
+from streams import refused, retention, rollups, upkeep
+
+logger = logging.getLogger(__name__)
 
 
 @app.periodic(cron="*/10 * * * *")
 @app.task(queueing_lock="streams.days_maintain")
 def days_maintain(timestamp: int) -> None:
     with _fresh_connection() as now:
-        retention.days_maintain(now=now)
+        upkeep.days_maintain(now=now)
+
+
+@app.periodic(cron="37 * * * *")
+@app.task(queueing_lock="streams.columnstore_maintain")
+def columnstore_maintain(timestamp: int) -> None:
+    with _fresh_connection() as now:
+        for sentence in upkeep.columnstore_maintain(now=now):
+            logger.info("%s.", sentence)
 
 
 @app.periodic(cron="7 * * * *")

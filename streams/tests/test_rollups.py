@@ -47,10 +47,15 @@ class RollupCase(StreetTestCase):
         return border
 
     def metrics(self) -> Any:
-        number = self.random.choice([lambda: self.random.randrange(1000), lambda: round(self.random.random(), 3)])
+        number = self.random.choice(
+            [lambda: self.random.randrange(1000), lambda: round(self.random.random(), 3)]
+        )
         kinds: list[Any] = [
             lambda: {"cpu": {"user": number(), "idle": number()}, "load1": number(), "up": True},
-            lambda: {"cpu": {"user": number()}, "disks": {"a:b": {"used": number()}, "/": {"used": number()}}},
+            lambda: {
+                "cpu": {"user": number()},
+                "disks": {"a:b": {"used": number()}, "/": {"used": number()}},
+            },
             lambda: {"temps": [number(), number(), "off"], "fans": [{"rpm": number()}, {"rpm": [number()]}]},
             lambda: {"up": self.random.choice([True, False, 1, "yes", None]), "load1": 10**30},
             lambda: {"value": number()},

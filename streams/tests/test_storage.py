@@ -8,7 +8,7 @@ from channels.services import channel_delete, channel_update
 from servwatch_site.checks import storage_messages
 from servwatch_site.tests.cast import NOW
 from servwatch_site.tests.street import StreetTestCase
-from streams import retention
+from streams import retention, upkeep
 from streams.models import RefusedMessage
 from streams.storage import (
     Engine,
@@ -114,10 +114,10 @@ class RetentionTest(StreetTestCase):
         self.send_aged(80, 40, 1)
         for channel in (self.servers, self.backups):
             channel_update(channel, changes={"retention_days": 30})
-        dropped = retention.days_maintain(now=datetime.now(UTC))
+        dropped = upkeep.days_maintain(now=datetime.now(UTC))
         assert len(dropped) >= 2
         assert self.ages() == [1]
-        assert retention.days_maintain(now=datetime.now(UTC)) == []
+        assert upkeep.days_maintain(now=datetime.now(UTC)) == []
 
     def test_a_channel_with_a_shorter_retention_loses_its_older_records_only(self) -> None:
         self.send_aged(80, 40, 1)
@@ -150,5 +150,5 @@ class RetentionTest(StreetTestCase):
                 "UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = %s::regclass",
                 [f"streams_record_{day:%Y%m%d}"],
             )
-        retention.days_maintain(now=datetime.now(UTC))
+        upkeep.days_maintain(now=datetime.now(UTC))
         assert self.ages() == [1]

@@ -132,7 +132,7 @@ class Bench:
         self._token, self._messages, self._number = site.account["device_token"], messages, 0
         self._spent = {"find": 0.0, "settle": 0.0}
         for name in self._spent:
-            self._count_time(self._street.writer._events, name)
+            self._count_time(self._street.writer.evaluator, name)
 
     def _count_time(self, owner: Any, name: str) -> None:
         inner = getattr(owner, name)

@@ -307,7 +307,7 @@ class RestartTest(AlertsTestCase):
     def test_a_fault_of_ours_costs_alerts_and_no_data(self) -> None:
         self.rule()
         for place in ("find", "_Settling.run"):
-            target = self.writer._events.rules if place == "find" else evaluation._Settling
+            target = self.writer.evaluator.rules if place == "find" else evaluation._Settling
             with (
                 patch.object(target, place.split(".")[-1], side_effect=ZeroDivisionError),
                 self.assertLogs("events.evaluation", "ERROR"),

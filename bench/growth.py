@@ -28,7 +28,7 @@ from django.db import connection
 
 from bench.cost import packets_of, send
 from bench.history import devices_create, records_copy
-from bench.http_load import load, request_bytes
+from bench.pages import first_byte_ms, session_cookie
 from bench.site import Site
 from bench.stack import run_python
 
@@ -118,22 +118,8 @@ def _latest_ms(first: int, count: int) -> float:
 
 def _fleet_ms(site: Site) -> float:
     """First byte of the fleet page for a person who is signed in."""
-    from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
-    from django.contrib.sessions.backends.db import SessionStore
-
-    from tokens.models import User
-
-    user = User.objects.get()
-    session = SessionStore()
-    session[SESSION_KEY] = str(user.pk)
-    session[BACKEND_SESSION_KEY] = "allauth.account.auth_backends.AuthenticationBackend"
-    session[HASH_SESSION_KEY] = user.get_session_auth_hash()
-    session.save()
     run_python(site.environment, "manage.py", "collectstatic", "--verbosity", "0", "--noinput")
-    web = site.web()
-    page = request_bytes("/", headers={"Cookie": f"sessionid={session.session_key}"})
-    found = load(web.port, lambda _number: page, connections=1, most=12).require(200)
-    return statistics.median(found.latencies_ms[2:])
+    return first_byte_ms(site.web(), "/", session_cookie())
 
 
 # --- records ---

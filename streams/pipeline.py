@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -47,6 +47,14 @@ class Clock:
 _TICK = timedelta(microseconds=1)
 
 
+class _Doubt(NamedTuple):
+    """A batch whose COMMIT was sent and not answered yet."""
+
+    transaction: str
+    messages: Sequence[Incoming | RestWrite]
+    outcomes: list[list[Outcome]]
+
+
 class Street:
     """The write street of one process. Not for two threads at once: the writer owns one connection."""
 
@@ -54,13 +62,22 @@ class Street:
         self.writer = writer
         self.registry = registry or Registry()
         self._caps = RefusedCaps()
+        self._doubt: _Doubt | None = None
+        self._settled: dict[datetime, list[Outcome]] = {}
 
     def process(self, batch: Sequence[Incoming | RestWrite]) -> list[list[Outcome]]:
         """Commit a batch and return the outcomes of each message, in order. Raises KeyTaken.
 
         What the database refuses as bad data is found by halving the batch, and kept as refused; its
-        neighbours are stored. Any other database error is raised: the caller tries the same batch again.
+        neighbours are stored. Any other database error is raised: the caller tries the same batch again. What is
+        committed of it is then not written a second time, also where the answer to COMMIT was lost.
         """
+        interrupted = self._doubt is not None or bool(self._settled)
+        outcomes = self._resume(batch) if interrupted else self._process(batch)
+        self._settled.clear()
+        return outcomes
+
+    def _process(self, batch: Sequence[Incoming | RestWrite]) -> list[list[Outcome]]:
         try:
             return self._commit(batch, careful=self.writer.careful)
         except psycopg.errors.UniqueViolation:
@@ -69,6 +86,24 @@ class Street:
         except (psycopg.DataError, psycopg.IntegrityError):
             # What the writer remembered may have been stale, such as a day dropped meanwhile. It is forgotten now.
             return self._commit_halving(batch)
+
+    def _resume(self, batch: Sequence[Incoming | RestWrite]) -> list[list[Outcome]]:
+        """After a failure. Times of receipt tell messages apart: a process gives each only once."""
+        doubt = self._doubt
+        if doubt is not None:
+            if self.writer.has_committed(doubt.transaction):
+                self._settle(doubt.messages, doubt.outcomes)
+            self._doubt = None
+        left = [message for message in batch if message.received_at not in self._settled]
+        if left:
+            self._settle(left, self._process(left))
+        return [self._settled[message.received_at] for message in batch]
+
+    def _settle(self, messages: Sequence[Incoming | RestWrite], outcomes: Sequence[list[Outcome]]) -> None:
+        """Remember what is committed, until the whole batch is."""
+        self._settled.update(
+            (message.received_at, found) for message, found in zip(messages, outcomes, strict=True)
+        )
 
     def parse_early(self, topic_text: str, payload: bytes) -> Early | None:
         """Read a payload before its turn, while the database works for others; for any thread.
@@ -93,7 +128,9 @@ class Street:
                 detail = f"the database refused it: {error.diag.message_primary or error.sqlstate}"
                 return self._commit(batch, give_up=Refusal(Code.STORAGE_REFUSED, detail[:256]))
             middle = len(batch) // 2
-            return self._commit_halving(batch[:middle]) + self._commit_halving(batch[middle:])
+            first = self._commit_halving(batch[:middle])
+            self._settle(batch[:middle], first)
+            return first + self._commit_halving(batch[middle:])
 
     def _commit(
         self,
@@ -115,6 +152,8 @@ class Street:
                     continue  # a device, mapping or token changed since the plan was made: plan again
                 plan.batch.refused = self._caps.keep(cursor, plan.batch.refused, registry=self.registry)
                 self.writer.write(cursor, plan.batch, careful=careful)
+                self._doubt = _Doubt(self.writer.transaction_number(cursor), messages, outcomes)
+            self._doubt = None
             self._tell(plan)
             return outcomes
 

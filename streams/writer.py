@@ -241,6 +241,21 @@ class Writer:
                 self.close()
             raise
 
+    def transaction_number(self, cursor: psycopg.Cursor[tuple[Any, ...]]) -> str:
+        """By which `has_committed` knows the transaction that is open."""
+        cursor.execute("SELECT pg_current_xact_id()::text")
+        return str((cursor.fetchone() or ("",))[0])
+
+    def has_committed(self, number: str) -> bool:
+        """What became of a transaction whose COMMIT was not answered. Raises OperationalError while it is open."""
+        try:
+            row = self.connection.execute("SELECT pg_xact_status(%s::xid8)", [number]).fetchone()
+        except psycopg.DataError:
+            return False  # another server has taken over, which has not come so far
+        if row is not None and row[0] == "in progress":
+            raise psycopg.OperationalError("the transaction that was cut off has not ended yet")
+        return row is not None and row[0] == "committed"
+
     def days_ensure(self, rows: Sequence[Row]) -> None:
         """Make the partitions these records need, in a short transaction before the batch's own."""
         if self._kind is not Kind.PARTITIONS:

@@ -1,6 +1,9 @@
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import patch
 
 import psycopg
 from django.db import connection
@@ -15,6 +18,7 @@ from servwatch_site.tests.cast import NOW
 from servwatch_site.tests.street import StreetTestCase
 from streams.models import RefusedMessage
 from streams.plan import Incoming
+from streams.writer import Writer
 from tokens.selectors import Traffic, account_traffic
 from tokens.services import account_update, device_token_issue
 
@@ -26,6 +30,24 @@ def records() -> list[tuple[Any, ...]]:
         return [
             (*row[:5], json.loads(row[5]) if isinstance(row[5], str) else row[5]) for row in cursor.fetchall()
         ]
+
+
+@contextmanager
+def answer_lost(writer: Writer, *, heard: bool = True) -> Iterator[None]:
+    """The connection dies at COMMIT: after the database has carried it out, or before it has `heard` of it."""
+    usual = writer.transaction
+
+    @contextmanager
+    def transaction() -> Iterator[psycopg.Cursor[tuple[Any, ...]]]:
+        with usual() as cursor:
+            yield cursor
+            if not heard:
+                cursor.connection.close()
+        writer.close()
+        raise psycopg.OperationalError("the answer is lost")
+
+    with patch.object(writer, "transaction", transaction):
+        yield
 
 
 class StoringTest(StreetTestCase):
@@ -310,6 +332,48 @@ class CommittingTest(StreetTestCase):
         self.street.process([message])
         assert [row[5] for row in records()] == [1, 2]
         assert device_traffic(self.web1) == Traffic(received=2, stored=2)
+
+    def test_a_batch_whose_commit_was_not_answered_is_not_written_again(self) -> None:
+        self.send("json/web-1", "0")  # so that the day is there
+        batch = [self.incoming("json/web-1", "1"), self.incoming("json/web-1", "{")]
+        with answer_lost(self.writer), self.assertRaises(psycopg.OperationalError):
+            self.street.process(batch)
+        (stored,), (refused,) = self.street.process(batch)
+        assert (stored.status, refused.status) == ("stored", "refused")
+        assert RefusedMessage.objects.count() == 1
+        assert device_traffic(self.web1) == Traffic(received=3, stored=2, refused=1)
+
+    def test_a_batch_whose_commit_did_not_reach_the_database_is_written(self) -> None:
+        self.send("json/web-1", "0")  # so that the day is there
+        batch = [self.incoming("json/web-1", "{")]
+        with answer_lost(self.writer, heard=False), self.assertRaises(psycopg.OperationalError):
+            self.street.process(batch)
+        self.street.process(batch)
+        assert RefusedMessage.objects.count() == 1
+        assert device_traffic(self.web1) == Traffic(received=2, stored=1, refused=1)
+
+    def test_it_knows_what_became_of_a_transaction_and_waits_for_an_open_one(self) -> None:
+        from streams.database import connect
+
+        with connect(name="test-other") as other:
+            numbers = []
+            for end in ("COMMIT", "ROLLBACK"):
+                other.execute("BEGIN")
+                numbers.append(self.writer.transaction_number(other.cursor()))
+                with self.assertRaises(psycopg.OperationalError):
+                    self.writer.has_committed(numbers[-1])
+                other.execute(end)
+        assert [self.writer.has_committed(number) for number in numbers] == [True, False]
+        assert not self.writer.has_committed(str(int(numbers[-1]) + 1_000_000))
+
+    def test_of_a_batch_in_doubt_only_the_rest_is_written_and_all_are_answered_in_order(self) -> None:
+        self.send("json/web-1", "0")  # so that the day is there
+        first, second, third = (self.incoming("json/web-1", payload) for payload in ("1", "{", "3"))
+        with answer_lost(self.writer), self.assertRaises(psycopg.OperationalError):
+            self.street.process([second])
+        outcomes = self.street.process([first, second, third])
+        assert [outcome.status for (outcome,) in outcomes] == ["stored", "refused", "stored"]
+        assert device_traffic(self.web1) == Traffic(received=4, stored=3, refused=1)
 
     def test_it_tells_the_open_pages_after_the_commit(self) -> None:
         from streams.database import connect

@@ -7,6 +7,17 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+# A connection whose other end has gone without a word counts as dead after some 20 seconds; the system's own answer is
+# two hours. SESSION is the server's half: it would keep the locks of a client that has vanished for as long.
+CONNECTION = {
+    "connect_timeout": "10",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "2",
+    "tcp_user_timeout": "20000",
+}
+SESSION = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=2"
+
 
 def env_text(name: str, default: str = "") -> str:
     return os.environ.get(name, default).strip()
@@ -46,7 +57,8 @@ def env_list(name: str, default: Sequence[str] = ()) -> list[str]:
 def database_from_url(url: str) -> dict[str, Any]:
     """Django's database settings from `postgresql://user:password@host:port/name?option=value`.
 
-    `host` may be given as an option, as libpq does for a Unix socket: `postgresql:///name?host=/folder`.
+    `host` may be given as an option, as libpq does for a Unix socket: `postgresql:///name?host=/folder`. Options of
+    CONNECTION and SESSION can be given, too; these are what they are without.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("postgres", "postgresql"):
@@ -65,5 +77,5 @@ def database_from_url(url: str) -> dict[str, Any]:
         "PASSWORD": unquote(parts.password or ""),
         "HOST": options.pop("host", "") or parts.hostname or "",
         "PORT": str(port or options.pop("port", "")),
-        "OPTIONS": dict(options),
+        "OPTIONS": {**CONNECTION, **options, "options": f"{SESSION} {options.get('options', '')}".strip()},
     }

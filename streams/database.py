@@ -6,6 +6,9 @@ import psycopg
 from django.db import connection
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+# What a writer has locked others wait for, so the server gives up a writer that is gone or frozen. Not for every
+# connection: the first also cuts off a client that pauses while it reads a long answer.
+NOT_HOLDING_OTHERS_UP = "-c tcp_user_timeout=20s -c idle_in_transaction_session_timeout=30s"
 
 
 def connection_parameters() -> dict[str, Any]:
@@ -18,10 +21,10 @@ def connection_parameters() -> dict[str, Any]:
 
 def connect(*, name: str) -> Connection:
     """A connection in autocommit mode whose `name` shows in pg_stat_activity. Raises psycopg.OperationalError."""
-    return psycopg.connect(
-        **connection_parameters(),
-        autocommit=True,
-        application_name=f"servwatch-{name}",
-        connect_timeout=10,
-        keepalives_idle=30,
-    )
+    parameters = connection_parameters()
+    own = {
+        "autocommit": True,
+        "application_name": f"servwatch-{name}",
+        "options": f"{parameters.get('options', '')} {NOT_HOLDING_OTHERS_UP}",
+    }
+    return psycopg.connect(**{**parameters, **own})

@@ -168,11 +168,5 @@ def _touched(payload: str) -> list[str]:
 async def _connect() -> psycopg.AsyncConnection[Any]:
     """A connection beside Django's: it waits for notifications for as long as the process lives."""
     return await psycopg.AsyncConnection.connect(
-        **connection_parameters(),
-        autocommit=True,
-        application_name="servwatch-live",
-        connect_timeout=10,
-        keepalives_idle=30,
-        keepalives_interval=10,
-        keepalives_count=3,
+        **{**connection_parameters(), "autocommit": True, "application_name": "servwatch-live"}
     )

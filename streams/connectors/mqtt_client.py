@@ -9,6 +9,7 @@ a read at once, which is four times faster. The exact pin in requirements.txt an
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +24,12 @@ logger = logging.getLogger(__name__)
 NEVER_EXPIRES = 0xFFFFFFFF
 _NO_RECONNECT = -2  # below the number of failures in any case, and not gmqtt's mark for "without limit"
 _quiet = logging.getLogger("streams.connectors.gmqtt")
-_quiet.setLevel(logging.CRITICAL)  # what matters of it is said in our words
+for _name in ("streams.connectors.gmqtt", "gmqtt"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)  # what matters of it is said in our words
+# A broker that has gone without a word is missed after some 20 seconds; gmqtt's own pings take more than a minute.
+_PROBES = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 2), ("TCP_USER_TIMEOUT", 20_000))
+_CLOSE_S = 2.0
+_REFUSAL_S = 0.2
 
 
 class Packet(NamedTuple):
@@ -146,15 +152,44 @@ class ListenerClient:
 
     async def connect(self, host: str, port: int, *, tls: bool, timeout_s: float) -> None:
         """Raises OSError (a time-out too), or gmqtt's MQTTConnectError when the broker refuses."""
-        async with asyncio.timeout(timeout_s):
-            await self._client.connect(host, port, ssl=tls, keepalive=30, version=self._version)
+        connecting = asyncio.ensure_future(
+            self._client.connect(host, port, ssl=tls, keepalive=30, version=self._version)
+        )
+        losing = asyncio.ensure_future(self.lost.wait())
+        try:
+            await asyncio.wait({connecting, losing}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if losing.done():  # a refusal closes the connection, too, and is told next
+                await asyncio.wait({connecting}, timeout=_REFUSAL_S)
+            if connecting.done():
+                await connecting
+                self._probe()
+            elif losing.done():
+                raise ConnectionResetError("it closed the connection without an answer")
+            else:
+                raise TimeoutError(f"no answer within {timeout_s:.0f} s")
+        finally:
+            connecting.cancel()
+            losing.cancel()
 
     async def close(self) -> None:
         """Leave; the session stays, with everything that was not acknowledged."""
         self.lost.set()
+        if self._client._connection is None:
+            return
         with contextlib.suppress(OSError):
-            if self._client._connection is not None:
-                await self._client.disconnect()
+            try:
+                async with asyncio.timeout(_CLOSE_S):
+                    await self._client.disconnect()
+            except TimeoutError:  # the other end does not even take what was sent before
+                self._client._connection._transport.abort()
+
+    def _probe(self) -> None:
+        """Let the system find out whether the broker is there while nothing is sent."""
+        sock = self._client._connection._transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _PROBES:
+            if hasattr(socket, name):  # not every system has them all
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def acknowledge(self, packet_ids: Sequence[int]) -> bool:
         """PUBACK these, in this order, in one write. False when the connection is gone: they come again."""

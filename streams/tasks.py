@@ -9,6 +9,8 @@ from django.db import close_old_connections
 from django.utils import timezone
 from procrastinate import JobContext
 from procrastinate.contrib.django import app
+from procrastinate.exceptions import UniqueViolation
+from procrastinate.jobs import Status
 
 from streams import refused, retention, rollups, upkeep
 
@@ -64,6 +66,17 @@ def replay_wanted(timestamp: int) -> None:
 @app.task(queueing_lock="streams.rollups_make", pass_context=True)
 def rollups_make(context: JobContext, timestamp: int) -> None:
     rollups.rollups_make(now=timezone.now, stop=context.should_abort)
+
+
+@app.periodic(cron="* * * * *")
+@app.task(queueing_lock="streams.jobs_resume")
+async def jobs_resume(timestamp: int) -> None:
+    """What a killed worker had begun is begun again; every job can be repeated."""
+    for job in await app.job_manager.get_stalled_jobs():
+        try:
+            await app.job_manager.retry_job(job)
+        except UniqueViolation:  # the same is waiting already
+            await app.job_manager.finish_job(job, status=Status.ABORTED, delete_job=True)
 
 
 @contextmanager

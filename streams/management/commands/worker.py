@@ -1,22 +1,29 @@
 """`manage.py worker`: runs the jobs, until told to stop."""
 
+import asyncio
+import signal
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-from django.utils import timezone
-from procrastinate.contrib.django import app
-from procrastinate.contrib.django.django_connector import DjangoConnector
+from django.core.management.base import BaseCommand
 
-from streams import upkeep
+from streams.worker import Worker
 
 
 class Command(BaseCommand):
     help = "Run the background jobs: days ahead, retention, purges."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        upkeep.days_maintain(now=timezone.now())  # at once: tomorrow must exist before it begins
-        if not isinstance(app.connector, DjangoConnector):
-            raise CommandError("The job queue is not on Django's database.")
-        with app.replace_connector(app.connector.get_worker_connector()) as worker:
-            worker.run_worker(concurrency=4, delete_jobs="successful", shutdown_graceful_timeout=5)
+        asyncio.run(self._work())
         self.stdout.write("Worker stopped.")
+
+    async def _work(self) -> None:
+        worker = Worker()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, worker, number)
+        await worker.run()
+
+    def _stop(self, worker: Worker, number: signal.Signals) -> None:
+        """The first signal lets the jobs end, the second ends at once."""
+        worker.stop()
+        asyncio.get_running_loop().remove_signal_handler(number)

@@ -44,14 +44,14 @@ class Row:
     """One line of the table. `lost` and `doubled` by number of the message; `excused`: what a dying broker explains."""
 
     scenario: str
-    sent: int
-    acknowledged: int
-    stored: int
-    refused: int
-    duplicate: int
-    again: int
-    lost: Counter[int]
-    doubled: Counter[int]
+    sent: int = 0
+    acknowledged: int = 0
+    stored: int = 0
+    refused: int = 0
+    duplicate: int = 0
+    again: int = 0
+    lost: Counter[int] = field(default_factory=Counter)
+    doubled: Counter[int] = field(default_factory=Counter)
     excused: Counter[int] = field(default_factory=Counter)
     recovered_s: float = 0.0
     wrong: list[str] = field(default_factory=list)

@@ -56,10 +56,16 @@ class Ledger:
             with _stack(needs) as stack:
                 broken = False
                 while waiting and not broken:
-                    row = self.one(stack, waiting.pop(0))
+                    row = self._one_or_why_not(stack, waiting.pop(0))
                     broken = bool(row.broken)
                     self._keep_logs(stack, row)
                     yield row
+
+    def _one_or_why_not(self, stack: Supervised, scenario: Scenario) -> Row:
+        try:
+            return self.one(stack, scenario)
+        except RuntimeError as error:
+            return Row(scenario.name, wrong=[str(error)])
 
     def one(self, stack: Supervised, scenario: Scenario) -> Row:
         """Let devices send, disturb, wait until all has come to rest, and count."""

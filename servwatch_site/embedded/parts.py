@@ -17,7 +17,7 @@ from servwatch_site.embedded.supervisor import Child
 ROOT = Path(__file__).resolve().parents[2]
 LISTENING = re.compile(r"Connected to the broker")
 # An ERROR is a failed statement, which its sender reports; so are sessions cut or refused round a restart.
-DATABASE_ALARM = re.compile(r"\bPANIC\b|\bFATAL: +(?!the database system is|terminating connection)")
+DATABASE_ALARM = re.compile(r"\bPANIC\b|\bFATAL: ++(?!the database system is|terminating connection)")
 # Mosquitto warns that it runs as root at every start; it does so without root's powers.
 BROKER_ALARM = re.compile(r"\b(WARNING|ERROR|CRITICAL|Error)\b|Warning(?!: Mosquitto should not be run)")
 

@@ -44,7 +44,7 @@ MQTT_RATE, ZABBIX_RATE, HTTP_RATE = 8_000, 4_000, 8_000  # reports a second whil
 
 
 class Run:
-    """The parts of one run. `whole` turns false when a peer fails; one that is missing is only told."""
+    """The parts of one run. `whole` turns false when a peer fails; one that is missing is only told, in `left_out`."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
@@ -56,6 +56,7 @@ class Run:
             OURS: partial(Servwatch, rules=options.rules),
         }
         self.whole = True
+        self.left_out: dict[str, str] = {}
 
     def stores(self) -> Iterable[str]:
         rates: list[StoreRate] = []
@@ -81,10 +82,10 @@ class Run:
         try:
             part()
         except PeerMissing as missing:
-            _say(f"{peer} is left out: {missing}")
-        except Exception:
+            self.left_out[peer] = f"left out: {missing}"
+        except Exception as error:  # the others are still to be measured
             traceback.print_exc()
-            _say(f"{peer} failed")
+            self.left_out[peer] = f"failed: {error}"
             self.whole = False
 
     def _store(self, make: Callable[[], Store], rates: list[StoreRate]) -> None:
@@ -125,10 +126,12 @@ def main() -> int:
     run = Run(options)
     parts = {"stores": run.stores, "platforms": run.platforms, "crashes": run.crashes}
     began = time.monotonic()
-    print("\n".join(report.machine_lines(rules=options.rules)), flush=True)
+    print("\n".join(report.machine_lines(rules=options.rules, node_red=options.node_red)), flush=True)
     for name in options.only:
         lines = list(parts[name]())
-        print("\n".join(["", f"## {name.capitalize()}", "", *lines]), flush=True)
+        missing = [f"- {peer} {why}" for peer, why in run.left_out.items()]
+        run.left_out.clear()
+        print("\n".join(["", f"## {name.capitalize()}", "", *lines, *missing]), flush=True)
     _say(f"took {(time.monotonic() - began) / 60:.1f} minutes")
     return 0 if run.whole else 1
 

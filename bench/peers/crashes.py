@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import psycopg
 
 from bench.peers.target import Target, Victim
 
-KILL_S, RESTART_S = 4.0, 5.0
+KILLED_AFTER_S, DOWN_S = 4.0, 1.0
 SECONDS = 10
 WHOLE_QUIET_S, QUIET_S = (
     1.0,
@@ -46,11 +47,13 @@ class Losses:
 
 
 def run(crash: Crash) -> Losses:
-    with crash.make() as target:
+    # The hands outlive the target: what they start again ends with their thread.
+    with ThreadPoolExecutor(1) as hands, crash.make() as target:
         first = _warm_up(target)
         generator = target.generator(first)
-        due = _Due(target.victims[crash.victim])
-        generator.run(rate=crash.rate, count=crash.rate * SECONDS, each_second=due.look)
+        done = hands.submit(_kill_and_restart, target.victims[crash.victim])
+        generator.run(rate=crash.rate, count=crash.rate * SECONDS, each_second=_pass)
+        done.result()
         acknowledged = {first + number for number in generator.log.acknowledged}
         generator.close()
         stored = [number for number in _settled(target, first + len(acknowledged)) if number >= first]
@@ -66,21 +69,22 @@ def run(crash: Crash) -> Losses:
     )
 
 
-class _Due:
-    """Kills and restarts once each, when it is time. Both return at once: the load goes on."""
+def _kill_and_restart(victim: Victim) -> None:
+    """Beside the load, which may be waiting for the victim."""
+    time.sleep(KILLED_AFTER_S)
+    victim.kill()
+    time.sleep(DOWN_S)
+    victim.restart()
 
-    def __init__(self, victim: Victim) -> None:
-        self._waiting = [(KILL_S, victim.kill), (RESTART_S, victim.restart)]
 
-    def look(self, elapsed_s: float) -> None:
-        while self._waiting and elapsed_s >= self._waiting[0][0]:
-            self._waiting.pop(0)[1]()
+def _pass(_elapsed_s: float) -> None:
+    """Nothing is done each second."""
 
 
 def _warm_up(target: Target) -> int:
     """Every device once; the number of the first report afterwards."""
     generator = target.generator(0)
-    generator.run(rate=1_000, count=2_000, each_second=lambda _elapsed: None)
+    generator.run(rate=1_000, count=2_000, each_second=_pass)
     generator.close()
     return 2_000
 

@@ -21,38 +21,21 @@ FIELDS = (
     "disk",
     "n",
 )
-PATHS = (  # of the same numbers in the JSON, as rules name them
-    *(
-        "cpu:user",
-        "cpu:system",
-        "cpu:idle",
-        "load1",
-        "load5",
-        "mem:used",
-        "mem:free",
-        "net:rx",
-        "net:tx",
-        "disk",
-    ),
-)
 VARIANTS = 997  # no multiple of it is near 1,000: a device's reports are not all alike
 BEGIN_US = (int(time.time()) - 3 * 3600) * 1_000_000  # of records that have their own time
 STEP_US = 1_000  # one millisecond, the finest that all stores keep; room for ten million
 MEMORY_BYTES = 24_246_913_024
-ALARM_LEVEL = 90
-ALARM_SHARE = 0.001  # of the reports have a CPU above it, so that rules have something to find
+ALARM_LEVEL = 90  # of the CPU's first number; one variant is above it, so that rules have something to find
 _JSON = (
     '{"cpu":{"user":%s,"system":%s,"idle":%s},"load1":%s,"load5":%s,"mem":{"used":%s,"free":%s},'
     '"net":{"rx":%s,"tx":%s},"disk":%s,"n":%%d}'
 )
 
 
-def _variant(source: random.Random) -> tuple[str, ...]:
-    user = round(
-        source.uniform(ALARM_LEVEL + 1, 99) if source.random() < ALARM_SHARE else source.uniform(1, 60), 2
-    )
+def _variant(source: random.Random, *, alarm: bool) -> tuple[str, ...]:
+    user = round(source.uniform(ALARM_LEVEL + 1, 99) if alarm else source.uniform(1, 60), 2)
     system = round(source.uniform(0, (100 - user) / 2), 2)
-    used = source.randrange(4_000_000_000, 20_000_000_000, 4096)
+    used = source.randrange(4_000_000_000, 15_000_000_000, 4096)
     numbers = (
         user,
         system,
@@ -69,7 +52,7 @@ def _variant(source: random.Random) -> tuple[str, ...]:
 
 
 _source = random.Random(11)  # noqa: S311 - measurements, not secrets
-_VALUES = [_variant(_source) for _ in range(VARIANTS)]
+_VALUES = [_variant(_source, alarm=n == 0) for n in range(VARIANTS)]
 _JSON_FORMS = [(_JSON % values).encode() for values in _VALUES]
 _LINE_FORMS = [
     " " + ",".join(f"{field}={value}" for field, value in zip(FIELDS, values, strict=False)) + ",n=%d %d"

@@ -1,7 +1,10 @@
 """The report in Markdown: what was measured, as ratios to ours, and where a peer wins."""
 
+import json
 import os
 import platform as machine
+import shutil
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +18,7 @@ from bench.peers.sustained import Sustained, Window
 from servwatch_site.embedded import postgres_binaries
 
 NUMBERS = len(FIELDS)
+PACKAGES = ("influxdb", "victoria-metrics", "zabbix-server-pgsql", "mosquitto", "nodejs")
 OUR_STORES = (HttpConnector.name, WRITER_CORE)
 
 
@@ -26,7 +30,7 @@ class Searched(NamedTuple):
     result: Sustained
 
 
-def machine_lines(*, rules: int) -> Iterator[str]:
+def machine_lines(*, rules: int, node_red: Path) -> Iterator[str]:
     """Where this ran and what both databases are set to."""
     model = _first_value("/proc/cpuinfo", "model name")
     memory_kb = _first_value("/proc/meminfo", "MemTotal").split()[0]
@@ -37,6 +41,7 @@ def machine_lines(*, rules: int) -> Iterator[str]:
     )
     settings = " ".join(f"{name}={value}" for name, value in SETTINGS.items())
     yield f"PostgreSQL {postgres_binaries.find().major}, for Servwatch and Zabbix alike: {settings}"
+    yield "Peers: " + ", ".join([*_package_versions(), *_node_versions(node_red)])
     yield f"Rules: Servwatch {rules} on the channel of all devices, Zabbix one trigger a host, the others none."
 
 
@@ -148,6 +153,26 @@ def crashes(losses: Sequence[Losses]) -> Iterator[str]:
             for one in losses
         ),
     )
+
+
+def _package_versions() -> list[str]:
+    """Of the Debian packages that are installed; none on another system."""
+    if shutil.which("dpkg-query") is None:
+        return []
+    asked = ["dpkg-query", "--show", "--showformat", "${Package} ${Version}\n", *PACKAGES]
+    answer = subprocess.run(
+        asked, capture_output=True, text=True, check=False
+    )  # complains of those that are missing
+    return [line for line in answer.stdout.splitlines() if not line.endswith(" ")]
+
+
+def _node_versions(folder: Path) -> list[str]:
+    found = []
+    for name in ("node-red", "node-red-contrib-influxdb"):
+        path = folder / "node_modules" / name / "package.json"
+        if path.is_file():
+            found.append(f"{name} {json.loads(path.read_text(encoding='utf-8'))['version']}")
+    return found
 
 
 def _first_value(path: str, name: str) -> str:

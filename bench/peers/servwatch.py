@@ -6,15 +6,16 @@ from collections.abc import Mapping
 import psutil
 
 from bench.history import devices_create
+from bench.ledger import free_port, wait_until_listening
 from bench.peers import data
 from bench.peers.database import Database, LivingServer, PostgresNewest
 from bench.peers.generator import Generator, Request
 from bench.peers.mqtt import PROBE_DEVICE, MqttProbe, publisher
 from bench.peers.probe import Probe
-from bench.peers.rules import rules_create
 from bench.peers.target import Platform, Store, Victim
+from bench.rules_of_load import rules_create
 from bench.site import Site
-from bench.stack import Stack, free_port, wait_until_listening
+from bench.stack import Stack
 
 _LOAD = "FROM streams_record r JOIN devices_device d ON d.id = r.device_key WHERE d.device_id LIKE 'load-%'"
 _NUMBERS = f"SELECT (r.value->>'n')::bigint {_LOAD}"
@@ -89,8 +90,7 @@ class Servwatch(Platform):
         self._token = str(self.stack.account["device_token"])
         self._user = str(self.stack.account["user_id"])
         wait_until_listening(self.stack)
-        if self._rules:
-            rules_create(self.stack, count=self._rules)
+        rules_create(self.stack, self._rules)
         self._worker = self.stack.spawn("worker", "manage.py", "worker")
         self._topics = [f"{self._token}/json/{data.device_id(n)}" for n in range(data.DEVICES)]
         self._received_before = self.database.number(_RECEIVED)

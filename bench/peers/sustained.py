@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from statistics import median
 from types import TracebackType
 from typing import Self
 
@@ -49,9 +50,15 @@ class Window:
 
     @property
     def held(self) -> bool:
-        """Sent in time, stored in full, and at no time in the last five seconds more than a second's reports behind."""
-        in_time = self.took_s <= self.seconds * 1.02 + 1
-        return in_time and self.lost == 0 and max(self.backlogs[-5:], default=0) <= self.rate
+        """Sent in time, stored in full, and not falling behind.
+
+        In the last five seconds never more than a second's reports behind, and in the middle not more than half a
+        second's further than in the beginning.
+        """
+        head, tail = self.backlogs[1:6], self.backlogs[-5:]
+        if not tail or self.lost or self.took_s > self.seconds * 1.01 + 0.5:
+            return False
+        return max(tail) <= self.rate and median(tail) <= median(head) + self.rate / 2
 
     @property
     def lost(self) -> int:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import psutil
 
-from bench.ledger import free_port
 from bench.peers import data
 from bench.peers.daemon import Daemon, PeerMissing, debian_program
 from bench.peers.generator import Generator
@@ -17,6 +16,7 @@ from bench.peers.influxdb import DATABASE, InfluxReader, InfluxServer
 from bench.peers.mqtt import PROBE_DEVICE, MqttProbe, publisher
 from bench.peers.probe import Probe
 from bench.peers.target import Platform, Victim
+from bench.stack import free_port
 from servwatch_site.embedded.mosquitto_programs import find_broker
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "servwatch-peers" / "node-red"

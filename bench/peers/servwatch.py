@@ -6,7 +6,6 @@ from collections.abc import Mapping
 import psutil
 
 from bench.history import devices_create
-from bench.ledger import free_port, wait_until_listening
 from bench.peers import data
 from bench.peers.database import Database, LivingServer, PostgresNewest
 from bench.peers.generator import Generator, Request
@@ -15,7 +14,7 @@ from bench.peers.probe import Probe
 from bench.peers.target import Platform, Store, Victim
 from bench.rules_of_load import rules_create
 from bench.site import Site
-from bench.stack import Stack
+from bench.stack import Stack, free_port, wait_until_listening
 
 _LOAD = "FROM streams_record r JOIN devices_device d ON d.id = r.device_key WHERE d.device_id LIKE 'load-%'"
 _NUMBERS = f"SELECT (r.value->>'n')::bigint {_LOAD}"

@@ -7,11 +7,11 @@ from urllib.parse import urlencode
 
 import psutil
 
-from bench.ledger import free_port
 from bench.peers import data
 from bench.peers.daemon import Daemon, debian_program
 from bench.peers.generator import Request
 from bench.peers.target import Store, Victim
+from bench.stack import free_port
 
 SERIES = "m_n"  # measurement and field; the report's number
 

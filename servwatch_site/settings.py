@@ -64,7 +64,8 @@ MQTT_PROTOCOL = env_int("SERVWATCH_MQTT_PROTOCOL", 4, low=4, high=5)
 MQTT_COMMANDS_PROTOCOL = env_int("SERVWATCH_MQTT_COMMANDS_PROTOCOL", 5, low=4, high=5)
 # Tells installations apart that share a broker or a secret key.
 INSTALLATION = env_text("SERVWATCH_INSTALLATION", "servwatch")
-LISTENER_SLOT = env_int("SERVWATCH_LISTENER_SLOT", 0, low=0, high=99)
+LISTENERS = env_int("SERVWATCH_LISTENERS", 1, low=1, high=16)
+LISTENER_SLOTS = env_int("SERVWATCH_LISTENER_SLOTS", LISTENERS, low=1, high=16)
 STORAGE = env_text("SERVWATCH_STORAGE", "auto")
 if STORAGE not in ("auto", "timescaledb", "partitions"):
     raise ImproperlyConfigured("SERVWATCH_STORAGE must be auto, timescaledb or partitions.")

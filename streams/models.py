@@ -126,3 +126,46 @@ class RollupDue(models.Model):
 
     def __str__(self) -> str:
         return f"{self.device_key} in {self.channel_key}: {self.low:%F %T} to {self.high:%F %T}"
+
+
+class ListenerSlot(models.Model):
+    """One of the listeners' slots (streams/slots.py), and what its listener last told of itself.
+
+    `parts`, `before` and `epoch` say how the devices are dealt out; `session_at` since when the broker has the slot's
+    session; `turn` counts the listeners that served it. The second half is written every second by the process that
+    serves the slot; totals count from that process's start. `lag_s` is None while nothing is known.
+    """
+
+    slot = models.SmallIntegerField(primary_key=True)
+    parts = models.SmallIntegerField(db_default=1)
+    before = models.SmallIntegerField(db_default=1)
+    epoch = models.IntegerField(db_default=0)
+    session_at = models.DateTimeField(null=True)
+    leaving = models.BooleanField(db_default=False)
+    turn = models.IntegerField(db_default=0)
+
+    served_by = models.CharField(max_length=128, db_default="")
+    reported_at = models.DateTimeField(null=True)
+    connected = models.BooleanField(db_default=False)
+    lag_s = models.FloatField(null=True)
+    queued = models.IntegerField(db_default=0)
+    committed = models.BigIntegerField(db_default=0)
+    batch_sizes = ArrayField(models.BigIntegerField(), db_default=[])
+    batch_durations = ArrayField(models.BigIntegerField(), db_default=[])
+    batch_seconds = models.FloatField(db_default=0)
+
+    def __str__(self) -> str:
+        return f"slot {self.slot}"
+
+
+class BrokerLoad(models.Model):
+    """What the broker last said of its queues; one row. None where it does not say."""
+
+    messages = models.BigIntegerField(null=True)
+    message_bytes = models.BigIntegerField(null=True)
+    retained = models.BigIntegerField(null=True)
+    dropped = models.BigIntegerField(null=True)
+    at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.messages} messages at {self.at:%F %T}"

@@ -30,7 +30,8 @@ class Topic(NamedTuple):
 
 MOST_REMEMBERED, MOST_CHARACTERS_REMEMBERED = 50_000, 256
 _remembered: dict[str, Topic] = {}
-SUBSCRIPTIONS = ("+/json/#", "+/binary/#", "+/state/#", "+/ack/#", "+/+")
+# No topic matches two of these: some brokers would send its messages twice.
+SUBSCRIPTIONS = ("+/json/+/#", "+/binary/+/#", "+/state/+/#", "+/ack/+/#", "+/+")
 _KINDS = {"json": Kind.JSON, "binary": Kind.BINARY, "state": Kind.STATE, "ack": Kind.ACK}
 
 

@@ -8,7 +8,7 @@ deadlock.
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -182,12 +182,14 @@ class Batch:
 class Writer:
     """Owns one database connection. Raises psycopg errors; the caller retries the batch or splits it.
 
-    `name` keeps this writer's counters apart from others'; `slot` is the listener slot of the delivery log.
+    `name` keeps this writer's counters apart from others'; `slot` is the listener slot of the delivery log. Every new
+    connection goes to `on_connect` first, and is not used when that raises.
     """
 
     def __init__(self, *, name: str, slot: int | None = None) -> None:
         self.name = name
         self.slot = slot
+        self.on_connect: Callable[[Connection], None] = lambda _connection: None
         self._connection: Connection | None = None
         self._kind = Kind.MISSING
         self._days: set[date] = set()
@@ -203,7 +205,7 @@ class Writer:
     def connection(self) -> Connection:
         """The open connection, made anew after a loss."""
         if self._connection is None or self._connection.closed:
-            self._connection = connect(name=self.name)
+            self._connection = self._connect()
             self._connection.execute("SET TIME ZONE 'UTC'")
             for statement in _INCOMING_SQL.split(";"):
                 self._connection.execute(statement)
@@ -211,6 +213,15 @@ class Writer:
                 self._kind = storage_kind(cursor)
             self.forget()
         return self._connection
+
+    def _connect(self) -> Connection:
+        connection = connect(name=self.name)
+        try:
+            self.on_connect(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def forget(self) -> None:
         """Drop what was remembered of the database's contents; the next batch asks again."""

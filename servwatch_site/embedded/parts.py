@@ -15,7 +15,7 @@ from servwatch_site.embedded.postgres import Postgres
 from servwatch_site.embedded.supervisor import Child
 
 ROOT = Path(__file__).resolve().parents[2]
-LISTENING = re.compile(r"Connected to the broker")
+LISTENING = re.compile(r"Connected to the broker|Standing by")
 # An ERROR is a failed statement, which its sender reports; so are sessions cut or refused round a restart.
 DATABASE_ALARM = re.compile(r"\bPANIC\b|\bFATAL: ++(?!the database system is|terminating connection)")
 # Mosquitto warns that it runs as root at every start; it does so without root's powers.
@@ -64,8 +64,12 @@ def broker(installation: Installation) -> Child:
     )
 
 
-def listener() -> Child:
-    return Child(name="listener", command=lambda: _manage("mqtt_listener"), ready_line=LISTENING, cwd=ROOT)
+def listeners(count: int) -> list[Child]:
+    names = ["listener", *(f"listener-{number}" for number in range(2, count + 1))]
+    return [
+        Child(name=name, command=lambda: _manage("mqtt_listener"), ready_line=LISTENING, cwd=ROOT)
+        for name in names
+    ]
 
 
 def worker() -> Child:

@@ -112,8 +112,8 @@ def _variable_integer(data: bytes, start: int) -> tuple[int, int] | None:
 class ListenerClient:
     """One connection to the broker with the listener's durable session; a new one is made for each attempt.
 
-    `on_packets` gets all messages in order of receipt, some at once; `on_connected(session_present)` comes before the
-    first.
+    Without `durable` the session begins anew and ends with the connection. `on_packets` gets all messages in order of
+    receipt, some at once; `on_connected(session_present)` comes before the first.
     gmqtt's own reconnecting is off: it gives up for good after some refusals, and ours must not.
     """
 
@@ -127,9 +127,10 @@ class ListenerClient:
         subscriptions: Sequence[tuple[str, int]],
         on_packets: Callable[["ListenerClient", Sequence[Packet]], None],
         on_connected: Callable[["ListenerClient", bool], None],
+        durable: bool = True,
     ) -> None:
-        properties = {"session_expiry_interval": NEVER_EXPIRES} if version >= MQTTv50 else {}
-        self._client: Any = Client(client_id, clean_session=False, logger=_quiet, **properties)
+        properties = {"session_expiry_interval": NEVER_EXPIRES} if durable and version >= MQTTv50 else {}
+        self._client: Any = Client(client_id, clean_session=not durable, logger=_quiet, **properties)
         self._client.set_config({"reconnect_retries": _NO_RECONNECT})
         self._client.set_auth_credentials(user, password)
         self._client.on_connect = self._connected
@@ -140,6 +141,7 @@ class ListenerClient:
         self._on_packets = on_packets
         self._on_connected = on_connected
         self._paused = False
+        self.present = False  # the session was there before
         self.lost = asyncio.Event()
         self.subscribed = asyncio.Event()
         self.refused_subscription: str | None = None
@@ -199,6 +201,18 @@ class ListenerClient:
         self._client._connection.send_package(packets)
         return True
 
+    def ask(self, topic: str) -> None:
+        """Subscribe once more: `subscribed` is set when the broker has read everything sent so far."""
+        if self.lost.is_set():
+            return
+        self.subscribed.clear()
+        self._client.subscribe(self._subscription(topic, 1))
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """At QoS 1; nobody waits for the answer."""
+        if not self.lost.is_set():
+            self._client.publish(topic, payload, qos=1)
+
     def brake(self, on: bool) -> None:
         """Read no more from the broker, or read on; the broker keeps what is not read."""
         if on == self._paused or self.lost.is_set():
@@ -244,15 +258,15 @@ class ListenerClient:
         self._client._connection._transport.close()
 
     def _connected(self, _client: Any, session_present: int, _code: int, _properties: Any) -> None:
-        self._on_connected(self, bool(session_present))
+        self.present = bool(session_present)
+        self._on_connected(self, self.present)
         self._client._connection._protocol._read_packet = self._read_packets
+        if self._subscriptions:
+            self._client.subscribe([self._subscription(topic, qos) for topic, qos in self._subscriptions])
+
+    def _subscription(self, topic: str, qos: int) -> Any:
         retain_handling = 2 if self._version >= MQTTv50 else 0  # 2: send no retained messages
-        self._client.subscribe(
-            [
-                Subscription(topic, qos=qos, retain_handling_options=retain_handling)
-                for topic, qos in self._subscriptions
-            ]
-        )
+        return Subscription(topic, qos=qos, retain_handling_options=retain_handling)
 
     def _subscribed(self, _client: Any, _packet_id: int, granted: Sequence[int], _properties: Any) -> None:
         for (topic, _), code in zip(self._subscriptions, granted, strict=False):

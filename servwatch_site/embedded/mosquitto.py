@@ -66,7 +66,7 @@ log_type unsubscribe
 connection_messages true
 log_timestamp true
 log_timestamp_format %Y-%m-%dT%H:%M:%S
-sys_interval 10
+sys_interval 2
 """
 
 

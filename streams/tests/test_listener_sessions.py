@@ -72,5 +72,5 @@ class ListenerSessionsTest(ListeningTestCase):
             self.broker.restart()
             self.wait_for_listener()  # who comes before it counts only with the next line about them
             with client("comes"):
-                self.wait_for("comes", timeout_s=40)  # the broker tells its uptime every ten seconds
+                self.wait_for("comes", timeout_s=40)  # the broker tells its uptime every two seconds
         assert Session.objects.filter(connected=True, account=self.stranger).count() == 0

@@ -1,14 +1,50 @@
-"""The small edition of bench/ledger.py: processes are killed under load, and the books are checked."""
+"""The small edition of bench/ledger.py: the most telling disturbances under load, and the books afterwards."""
 
-from bench.ledger import Kill, run
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from bench.ledger import Ledger
+from bench.scenarios import PARTS, SCENARIOS, Needs, Scenario, kills
+from bench.supervised import Supervised
 from servwatch_site.tests.broker import mosquitto
 
+RATE = 200
+UNDER_LOAD = [
+    replace(SCENARIOS["kill listener"], rounds=1),
+    kills([part for part in PARTS if part != "broker"]),
+    replace(SCENARIOS["answers of postgres lost"], rounds=2),
+    replace(SCENARIOS["answers of web lost"], rounds=1),
+    replace(SCENARIOS["acknowledgements to broker lost"], rounds=1),
+    replace(SCENARIOS["kill broker"], rounds=1),
+]
 
-def test_kills_of_listener_and_database_lose_nothing_and_double_nothing() -> None:
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Supervised]:
     mosquitto()  # skips with the reason where there is none
-    kills = [Kill("listener", 1), Kill("postgres", 3), Kill("listener", 5)]
-    result = run(rate=1_000, seconds=7, kills=kills)
-    assert result.acknowledged == result.sent == 7_000
-    assert result.stored == result.acknowledged
-    assert (result.lost, result.doubled, result.refused) == (0, 0, 0)
-    assert result.adds_up
+    with Supervised(proxied=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def ledger() -> Ledger:
+    return Ledger(rate=RATE, seconds=0)
+
+
+@pytest.mark.parametrize("scenario", UNDER_LOAD, ids=lambda scenario: scenario.name)
+def test_nothing_is_lost_and_nothing_stored_twice(
+    ledger: Ledger, stack: Supervised, scenario: Scenario
+) -> None:
+    row = ledger.one(stack, scenario)
+    assert row.broken == []
+    assert row.acknowledged == row.sent > 0
+    if not scenario.broker_dies:
+        assert (row.lost.total(), row.doubled.total()) == (0, 0)
+        assert row.acknowledged + row.again == row.stored + row.refused + row.duplicate
+        assert row.refused > 0 and row.duplicate > 0
+
+
+def test_every_need_of_a_scenario_has_its_installation() -> None:
+    assert {scenario.needs for scenario in SCENARIOS.values()} == set(Needs)

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from console.views import account, channels, commands, devices, fleet, refused, sessions, sign_in
+from console.views import account, channels, commands, devices, fleet, refused, sessions, sign_in, system
 
 app_name = "console"
 urlpatterns = [
@@ -22,6 +22,7 @@ urlpatterns = [
     path("channels/<int:number>/delete/", channels.channel_remove, name="channel-delete"),
     path("channels/<int:number>/tags/delete/", channels.tag_remove, name="tag-delete"),
     path("sessions/", sessions.sessions, name="sessions"),
+    path("system/", system.system, name="system"),
     path("refused/", refused.refused, name="refused"),
     path("refused/decide/", refused.refused_decide, name="refused-decide"),
     path("account/", account.account, name="account"),

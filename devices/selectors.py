@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connection
-from django.db.models import F, Max, Min, OuterRef, Q, QuerySet, Subquery
+from django.db.models import F, Max, Min, OuterRef, Q, QuerySet, Subquery, Sum
 from django.utils.translation import gettext as _
 
 from channels.models import Channel
@@ -211,6 +211,20 @@ def refusals_by_reason(account_key: int, *, device_key: int | None = None) -> di
     return counts
 
 
+def refusals_of_all() -> dict[str, int]:
+    """Reason -> how many messages, of all accounts and those of none."""
+    rows = RefusalCount.objects.order_by().values("reason").annotate(messages=Sum("count"))
+    return {row["reason"]: int(row["messages"]) for row in rows}
+
+
+def devices_of_all(*, now: datetime) -> tuple[int, int]:
+    """How many devices all accounts have, and how many of them are online, judged as is_online() does."""
+    with connection.cursor() as cursor:
+        cursor.execute(_ONLINE_OF_ALL_SQL, [now, INTERVALS_UNTIL_OFFLINE, LEAST_GRACE_S, FIRST_GRACE_S])
+        there, heard = cursor.fetchone()
+    return int(there), int(heard)
+
+
 def refused_sign_ins(*, limit: int = 50) -> list[RefusedSignIn]:
     """Connections the broker refused, newest first. The broker cannot say whose they were meant to be."""
     return list(RefusedSignIn.objects.order_by("-at")[:limit])
@@ -233,6 +247,28 @@ def is_online(
     if usual_interval_s is not None:
         grace_s = max(INTERVALS_UNTIL_OFFLINE * usual_interval_s, LEAST_GRACE_S)
     return now - last_seen <= timedelta(seconds=grace_s)
+
+
+_ONLINE_OF_ALL_SQL = """
+WITH in_session AS (
+    SELECT DISTINCT d.id FROM devices_session s JOIN devices_device d ON d.account_id = s.account_id
+    AND d.deleted_at IS NULL AND d.device_id = CASE
+        WHEN s.device_id <> '' THEN s.device_id
+        WHEN EXISTS (
+            SELECT FROM devices_device o
+            WHERE o.account_id = s.account_id AND o.device_id = s.client_id AND o.deleted_at IS NULL
+        ) THEN s.client_id
+        ELSE s.named_device
+    END
+    WHERE s.connected
+), heard AS (
+    SELECT device_key AS id FROM devices_devicetraffic GROUP BY device_key
+    HAVING max(last_seen) >= %s - make_interval(secs => coalesce(greatest(min(usual_interval_s) * %s, %s), %s))
+)
+SELECT count(*), count(*) FILTER (
+    WHERE id IN (SELECT id FROM in_session) OR id IN (SELECT id FROM heard)
+) FROM devices_device WHERE deleted_at IS NULL
+"""
 
 
 def _no_device(device_id: str) -> ServwatchError:

@@ -98,6 +98,11 @@ def alert_count(account: Account, *, narrow: AlertFilter, now: datetime) -> int:
     return _alerts_narrowed(account, narrow, now=now).count()
 
 
+def alerts_open_of_all() -> int:
+    """How many alerts of all accounts are not resolved."""
+    return Alert.objects.filter(resolved_at=None).count()
+
+
 def _rules(account: Account) -> QuerySet[Rule]:
     rules = Rule.objects.filter(account=account, deleted_at=None)
     return rules.select_related("channel", "device").order_by("pk")

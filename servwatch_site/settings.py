@@ -6,6 +6,7 @@ from pathlib import Path
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
+from servwatch_site.embedded.mosquitto import memory_bytes, queue_bytes_for
 from servwatch_site.embedded.postgres import database_url
 from servwatch_site.env import database_from_url, env_bool, env_int, env_list, env_text
 
@@ -66,6 +67,12 @@ MQTT_COMMANDS_PROTOCOL = env_int("SERVWATCH_MQTT_COMMANDS_PROTOCOL", 5, low=4, h
 INSTALLATION = env_text("SERVWATCH_INSTALLATION", "servwatch")
 LISTENERS = env_int("SERVWATCH_LISTENERS", 1, low=1, high=16)
 LISTENER_SLOTS = env_int("SERVWATCH_LISTENER_SLOTS", LISTENERS, low=1, high=16)
+# Payload bytes that the broker keeps for one session before it drops messages; of a broker of one's own only as told.
+BROKER_QUEUE_BYTES: int | None = env_int("SERVWATCH_BROKER_QUEUE_BYTES", 0, low=0, high=2**31 - 1) or (
+    None if BROKER_IS_NAMED else queue_bytes_for(memory_bytes())
+)
+# Whoever asks for /metrics from elsewhere than this machine must show it.
+METRICS_TOKEN = env_text("SERVWATCH_METRICS_TOKEN")
 STORAGE = env_text("SERVWATCH_STORAGE", "auto")
 if STORAGE not in ("auto", "timescaledb", "partitions"):
     raise ImproperlyConfigured("SERVWATCH_STORAGE must be auto, timescaledb or partitions.")

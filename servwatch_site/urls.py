@@ -3,6 +3,7 @@
 from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from servwatch_site.api_errors import in_shape
+from servwatch_site.metrics import metrics
 from streams.connectors import http
 from streams.topics import Kind
 
@@ -13,6 +14,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     re_path(r"^post_v2/?\Z", connector, {"kind": Kind.JSON}),
     re_path(r"^post_v1/?\Z", connector, {"kind": Kind.FORM}),
     re_path(r"^post/?\Z", connector, {"kind": Kind.FORM}),
+    path("metrics", metrics),
     path("", include("console.urls")),
     path("accounts/", include("allauth.account.urls")),
     path("i18n/", include("django.conf.urls.i18n")),

@@ -130,3 +130,13 @@ def storage_use(account_key: int) -> StorageUse:
         )
         (size_bytes,) = cursor.fetchone()
     return StorageUse(count=own, size_bytes=int(size_bytes) * own // all_stored)
+
+
+def traffic_of_all() -> Traffic:
+    """The counters of all accounts over all writers, those of unknown tokens included."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT coalesce(sum(received), 0), coalesce(sum(stored), 0), coalesce(sum(duplicate), 0),"
+            " coalesce(sum(refused), 0), coalesce(sum(limited), 0) FROM tokens_accounttraffic"
+        )
+        return Traffic(*map(int, cursor.fetchone()))

@@ -67,6 +67,16 @@ def ago(at: datetime, now: datetime) -> str:
 
 
 @register.filter
+def span(seconds: float) -> str:
+    """A length of time in the largest unit that fits: "0.2 s", "14 s", "5 min", "3 h"."""
+    if seconds < 90:
+        return _("%(n)s s") % {"n": _rounded(round(seconds, 0 if seconds >= 3 else 1))}
+    if seconds < 5_400:
+        return _("%(n)d min") % {"n": round(seconds / 60)}
+    return _("%(n)d h") % {"n": round(seconds / 3_600)}
+
+
+@register.filter
 def unlocalized(value: float) -> str:
     """A number as programs write it, for data attributes."""
     return repr(value)

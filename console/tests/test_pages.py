@@ -38,6 +38,7 @@ PAGES = (
     "/new-channel/",
     "/refused/",
     "/sessions/",
+    "/system/",
     "/account/",
 )
 

@@ -122,7 +122,8 @@ class Broker:
     """Mosquitto as a child that ends with this process.
 
     `on_line` gets every line it says, in a thread of its own, and must be quick: the broker waits for it. Without
-    one its lines go where ours go, and onto the log topic.
+    one its lines go where ours go, and onto the log topic. `queue_bytes`: what it keeps for a session; by default as
+    the machine's memory allows.
     """
 
     def __init__(
@@ -132,8 +133,10 @@ class Broker:
         directory: Path,
         listeners: tuple[Listener, ...],
         on_line: Callable[[bytes], None] | None = None,
+        queue_bytes: int | None = None,
     ) -> None:
         self._program = program
+        self._queue_bytes = queue_bytes or queue_bytes_for(memory_bytes())
         self._directory = directory
         self._listeners = listeners
         self._leftovers = Leftovers(directory / "process.json")
@@ -159,7 +162,7 @@ class Broker:
         text = render_config(
             directory=self._directory,
             listeners=self._listeners,
-            queue_bytes=queue_bytes_for(memory_bytes()),
+            queue_bytes=self._queue_bytes,
             as_root=os.geteuid() == 0,
             log_topic=self._on_line is None,
         )

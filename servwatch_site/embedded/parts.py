@@ -64,12 +64,10 @@ def broker(installation: Installation) -> Child:
     )
 
 
-def listeners(count: int) -> list[Child]:
-    names = ["listener", *(f"listener-{number}" for number in range(2, count + 1))]
-    return [
-        Child(name=name, command=lambda: _manage("mqtt_listener"), ready_line=LISTENING, cwd=ROOT)
-        for name in names
-    ]
+def listener(number: int = 1) -> Child:
+    """The first, or another one beside it."""
+    name = "listener" if number == 1 else f"listener-{number}"
+    return Child(name=name, command=lambda: _manage("mqtt_listener"), ready_line=LISTENING, cwd=ROOT)
 
 
 def worker() -> Child:

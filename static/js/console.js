@@ -89,6 +89,19 @@
     });
   }
 
+  // --- how far the listeners are, in the footer ---
+  const state = document.getElementById("state");
+  if (state) {
+    setInterval(async function () {
+      if (document.hidden) return;
+      try {
+        const answer = await fetch(state.dataset.address, { headers: { "X-Requested-With": "fetch" }, redirect: "error" });
+        const html = answer.ok ? await answer.text() : "";
+        if (html && html.trim() !== state.innerHTML.trim()) state.innerHTML = html;
+      } catch (error) { /* the next look tells */ }
+    }, 5000);
+  }
+
   // --- copy ---
   document.querySelectorAll(".copy").forEach(function (box) {
     if (!navigator.clipboard) return;

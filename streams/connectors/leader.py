@@ -44,7 +44,7 @@ class Leader:
         self._topic = listener_mark_topic()
         self._client: ListenerClient | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self.numbers = BrokerNumbers()
+        self._numbers = BrokerNumbers()
 
     def give(self, mark: Mark) -> bool:
         """Give a mark to all slots. False without a connection, which is then made for the next one."""
@@ -55,6 +55,11 @@ class Leader:
         if self._connecting is None or self._connecting.done():
             self._connecting = asyncio.create_task(self._connect())
         return False
+
+    def numbers_now(self) -> BrokerNumbers:
+        """What the broker said last: it is silent while nothing changes. Nothing of it without a connection."""
+        connected = self._client is not None and not self._client.lost.is_set()
+        return self._numbers._replace(at=datetime.now(UTC)) if connected else BrokerNumbers()
 
     async def close(self) -> None:
         if self._connecting is not None:
@@ -69,7 +74,7 @@ class Leader:
         if self._client is not None:
             await self._client.close()
         login = leader_login()
-        self.numbers = BrokerNumbers()
+        self._numbers = BrokerNumbers()
         client = ListenerClient(
             client_id=login.client_id,
             user=login.username,
@@ -92,5 +97,4 @@ class Leader:
         for packet in packets:
             field = _FIELDS.get(packet.topic)
             if field is not None and packet.payload.isdigit():
-                known = {**self.numbers._asdict(), field: int(packet.payload[:18]), "at": datetime.now(UTC)}
-                self.numbers = BrokerNumbers(**known)
+                self._numbers = BrokerNumbers(**{**self._numbers._asdict(), field: int(packet.payload[:18])})

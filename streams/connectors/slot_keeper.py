@@ -125,7 +125,7 @@ class SlotKeeper:
         self._pass_on(found)
         changed = self._leads and await self._lead(found)
         reports = [served.listener.report() for served in self._serving.values()]
-        numbers = self._leader.numbers if self._leads else None
+        numbers = self._leader.numbers_now() if self._leads else None
         await self._patiently(lambda: self._report(reports, numbers))
         return changed
 
@@ -222,7 +222,7 @@ class SlotKeeper:
         with self._connected().transaction(), self._connected().cursor() as cursor:
             cursor.execute("SET LOCAL synchronous_commit = off")  # the next one comes in a second
             slots_report(cursor, reports, served_by=self._name, now=datetime.now(UTC))
-            if numbers is not None:
+            if numbers is not None and numbers.messages is not None:
                 broker_load_note(cursor, numbers)
         return True
 

@@ -64,7 +64,11 @@ class Command(BaseCommand):
         program = find_broker(settings.DATA_DIR, say=self.stdout.write)
         log = BrokerLog()
         broker = Broker(
-            program, directory=folder, listeners=_listeners(), on_line=lambda line: _note(log, line)
+            program,
+            directory=folder,
+            listeners=_listeners(),
+            on_line=lambda line: _note(log, line),
+            queue_bytes=settings.BROKER_QUEUE_BYTES,
         )
         accounts = _Accounts(
             lambda logins: broker.write_accounts(logins, secret=_salt()), warn=self.stderr.write

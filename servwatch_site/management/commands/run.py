@@ -79,7 +79,8 @@ class Command(BaseCommand):
         run = _prepare(installation)
         if installation.own_broker and not supervisor.start_stage([parts.broker(installation)]):
             return False
-        services = [*parts.listeners(settings.LISTENERS), parts.worker(), parts.web(installation)]
+        listeners = [parts.listener(number + 1) for number in range(settings.LISTENERS)]
+        services = [*listeners, parts.worker(), parts.web(installation)]
         if not supervisor.start_stage(services, patience_s=READY_PATIENCE_S):
             return False
         if not supervisor.start_stage([parts.agent(installation)]):

@@ -7,8 +7,8 @@ Prints the backlog (acknowledged by the broker, not yet committed) every ten sec
 memory of each process. 11 numbers a message, about 200 bytes; database, broker, listener and generator share the
 machine, and web and worker run beside.
 
---find   looks for the highest rate: first a burst tells what the listener commits with a backlog before it, then rates
-         from there downwards are tried for the whole time, until the backlog does not grow.
+--find   looks for the highest rate: from a little below what the listener commits out of a full queue downwards, each
+         rate for the whole time, until the backlog does not grow.
 --bare   takes the reference in the same run: what gmqtt alone takes out of a full queue of the same broker, and
          acknowledges by hand, doing nothing else; beside it what the listeners commit out of such a queue.
 --rules  so many rules on the channel (bench/rules_of_load.py); one message in a thousand meets one.
@@ -39,8 +39,8 @@ PAYLOAD = (
     b'"free":16123456512},"net":{"rx":1234567,"tx":765432},"disk":41.5,"n":%d,"alarm":%d}'
 )
 CONNECTIONS = 50
-BURST_S = 15
-QUEUED = 150_000
+QUEUED = 100_000
+BEGIN = 0.9  # of what is committed out of a full queue, where the search begins
 STEP = 0.93  # from one rate that was too high to the next
 PROBE_EVERY_S = 0.05
 
@@ -323,8 +323,9 @@ def run(
         minute(load, rate=min(rate, 2_000), seconds=max(3.0, devices / 2_000), parts={})  # first contact
         held = 0
         for _ in range(repeat):
+            drained = drain_rate(load, listening) if bare or find else 0.0
             if bare:
-                reference, drained = bare_rate(stack, load, listening), drain_rate(load, listening)
+                reference = bare_rate(stack, load, listening)
                 print(
                     f"out of a queue of {QUEUED}: gmqtt alone {reference:.0f}/s, committed {drained:.0f}/s, "
                     f"ratio {drained / reference:.2f}",
@@ -332,7 +333,7 @@ def run(
                 )
             parts = groups(stack, others, listening.processes)
             if find:
-                found = _find(load, seconds=seconds, parts=parts)
+                found = _find(load, rate=drained * BEGIN, seconds=seconds, parts=parts)
             else:
                 found = minute(load, rate=rate, seconds=seconds, parts=parts)
             print(found, flush=True)
@@ -343,18 +344,8 @@ def run(
         return held == repeat
 
 
-def _find(load: Load, *, seconds: float, parts: Mapping[str, list[psutil.Process]]) -> Minute:
-    """The first rate, from what a burst shows downwards, at which the backlog does not grow."""
-    begun, began = load.received(), time.monotonic()
-    publisher = load.publisher()
-    publisher.run(rate=1e6, count=10**9, at_most_s=BURST_S)
-    rate = (load.received() - begun) / (time.monotonic() - began)
-    publisher.close()
-    print(
-        f"in a burst of {BURST_S} s {len(publisher.log.acknowledged)} were acknowledged, {rate:.0f}/s committed"
-    )
-    total = len(publisher.log.sent)
-    _catch_up(lambda: total - (load.received() - begun))
+def _find(load: Load, *, rate: float, seconds: float, parts: Mapping[str, list[psutil.Process]]) -> Minute:
+    """The first rate, from the given one downwards, at which the backlog does not grow."""
     while True:
         found = minute(load, rate=rate, seconds=seconds, parts=parts)
         if found.kept_up or rate < 500:

@@ -1,13 +1,17 @@
 from functools import partial
 from importlib.metadata import version
+from zoneinfo import ZoneInfo
 
 import gmqtt.mqtt.handler
 import pytest
 
 from servwatch_site.tests.street import StreetTestCase
+from streams.connectors.mqtt import delivery_digest
 from streams.connectors.mqtt_client import BadPacket, Packet, packets_read, publish_parse
 from streams.delivery import Walk, deliveries_discard, deliveries_load
-from streams.plan import Incoming
+from streams.payload import parse
+from streams.plan import Early, Incoming
+from streams.topics import Kind
 from streams.writer import DELIVERIES_KEPT, Batch
 
 LOG = [(7, 70), (8, 80), (9, 90), (10, 100)]
@@ -110,6 +114,30 @@ def test_the_seam_into_gmqtt_is_where_it_was() -> None:
     protocol = gmqtt.mqtt.protocol.MQTTProtocol
     assert callable(protocol._read_packet)
     assert "_read_packet" in protocol._read_loop.__code__.co_names
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        (Kind.JSON, b'{"a": 1}'),
+        (Kind.JSON, b'{"at": 1763889000, "value": {"a": 1}}'),
+        (Kind.JSON, b'[{"at": 1763889000, "value": 1}]'),
+        (Kind.JSON, b"not JSON"),
+        (Kind.FORM, b"v=1"),
+        (Kind.BINARY, b"\x00\x01"),
+        (Kind.STATE, b"a=1"),
+    ],
+)
+@pytest.mark.parametrize("tag", [None, "rack"])
+def test_a_delivery_has_one_digest_however_early_it_was_read(
+    kind: Kind, payload: bytes, tag: str | None
+) -> None:
+    zone = ZoneInfo("UTC")
+    early = Early(zone, parse(kind, payload, tag=tag, zone=zone))
+    message = Packet("T/json/web-1", payload, 1, 1, False, False)
+    assert delivery_digest(message, early) == delivery_digest(message)
+    other = message._replace(topic="T/json/web-2")
+    assert delivery_digest(other, early) != delivery_digest(message)
 
 
 class DeliveryLogTest(StreetTestCase):

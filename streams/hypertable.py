@@ -74,6 +74,30 @@ def _policy_after(cursor: Any, table: str) -> timedelta | None:
     return row[0] if row else None
 
 
+def policy_run(cursor: Any, table: str) -> str | None:
+    """How the policy's last run ended, such as Success or Failed; None when there is none, or it has not run yet."""
+    cursor.execute(
+        "SELECT s.last_run_status FROM timescaledb_information.job_stats s"
+        " JOIN timescaledb_information.jobs j USING (job_id)"
+        " WHERE j.hypertable_schema = current_schema() AND j.hypertable_name = %s"
+        " AND j.proc_name = 'policy_compression'",
+        [table],
+    )
+    row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def chunk_sizes(cursor: Any, table: str) -> dict[str, tuple[int, int | None]]:
+    """Of each chunk by name: bytes on disk with indexes, and what they were before it was compressed."""
+    cursor.execute(
+        "SELECT format('%%I.%%I', chunk_schema, chunk_name), d.total_bytes, s.before_compression_total_bytes"
+        " FROM chunks_detailed_size(%s) AS d"
+        " LEFT JOIN chunk_compression_stats(%s) AS s USING (chunk_schema, chunk_name)",
+        [table, table],
+    )
+    return {name: (int(size_bytes), before) for name, size_bytes, before in cursor.fetchall()}
+
+
 def chunks_compress(cursor: Any, table: str, *, before: datetime) -> Iterator[Chunk]:
     """Compress what ended before this time and is not compressed, or only partly; yields each chunk when it is done.
 

@@ -30,6 +30,12 @@ def longest_retention() -> timedelta:
     return timedelta(days=most or DEFAULT_RETENTION_DAYS)
 
 
+def shortest_retention() -> timedelta:
+    """How long the channel with the shortest retention wants its records."""
+    least = Channel.objects.filter(deleted_at=None).aggregate(least=Min("retention_days"))["least"]
+    return timedelta(days=least or DEFAULT_RETENTION_DAYS)
+
+
 def records_expire(*, now: datetime) -> int:
     """Delete what is older than its own channel keeps, where whole days cannot go; returns how many."""
     longest = longest_retention()

@@ -41,16 +41,17 @@ class TimeSeries:
     It has the columns `channel_key` and `device_key` too: a channel says how long its rows are kept, and both can
     be deleted with their rows, so that each needs an index which begins with it and goes on with `at`. `key` are the
     primary key's columns, `at` among them. `segment_by` and `order_by` say how the columnstore sorts its batches;
-    with `bucketed` a hypertable has the column `device_bucket`, by which neighbouring devices share batches. Of a
-    `derived` table only whole pieces are taken away; its single rows follow from those of another one.
+    without them the table stays in rows. With `bucketed` a hypertable has the column `device_bucket`, by which
+    neighbouring devices share batches. Of a `derived` table only whole pieces are taken away; its single rows follow
+    from those of another one.
     """
 
     table: str
     key: tuple[str, ...]
     indexes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     piece_days: int = 1
-    segment_by: str = "device_key"
-    order_by: str = "at"
+    segment_by: str = ""
+    order_by: str = ""
     bucketed: bool = False
     derived: bool = False
 
@@ -63,8 +64,12 @@ RECORDS = TimeSeries(
     order_by="at, device_key, digest",
     bucketed=True,
 )
+# They stay in rows: late ones are made anew by joins, for which the columnstore would unpack whole days.
 ROLLUP_MINUTES = TimeSeries(
-    "streams_rollupminute", key=("device_key", "at", "channel_key", "tag"), derived=True
+    "streams_rollupminute",
+    key=("device_key", "at", "channel_key", "tag"),
+    indexes={"streams_rollupminute_channel": ("channel_key", "at")},
+    derived=True,
 )
 # Every table that the worker makes days for, drops days of, and deletes single rows from when they are too old.
 TIME_SERIES: tuple[TimeSeries, ...] = (RECORDS, ROLLUP_MINUTES)
@@ -105,6 +110,7 @@ class Engine:
 
 def engine_detect(cursor: Any) -> Engine:
     """Ask the server; needs no rights and cannot fail."""
+    cursor.execute("SELECT 1")  # a session knows the licence only after its first query
     cursor.execute(DETECT_SQL)
     available, created, preloaded, license_name, superuser = cursor.fetchone()
     return Engine(available, created, preloaded, license_name, bool(superuser))

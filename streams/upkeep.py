@@ -12,7 +12,7 @@ import psycopg
 from django.conf import settings
 
 from streams.database import Connection, connect
-from streams.hypertable import chunks_compress, columnstore_ensure
+from streams.hypertable import chunks_compress, chunks_decompress, columnstore_ensure
 from streams.retention import longest_retention
 from streams.rollups import hours_expire
 from streams.storage import (
@@ -67,7 +67,7 @@ def columnstore_maintain(*, now: datetime, grace: timedelta = POLICY_GRACE) -> I
         if not engine_detect(cursor).columnstore:
             return
         for series in TIME_SERIES:
-            if storage_kind(cursor, table=series.table) is not Kind.HYPERTABLE:
+            if not series.segment_by or storage_kind(cursor, table=series.table) is not Kind.HYPERTABLE:
                 continue
             try:
                 yield from columnstore_ensure(cursor, series, after=columnstore_after())
@@ -76,6 +76,17 @@ def columnstore_maintain(*, now: datetime, grace: timedelta = POLICY_GRACE) -> I
                     yield f"{series.table}: the days from {chunk.low:%F} to {chunk.high:%F} compressed"
             except psycopg.errors.LockNotAvailable:
                 logger.warning("%s is in use; its columnstore is looked after next time.", series.table)
+
+
+def columnstore_leave() -> Iterator[str]:
+    """All days back into rows, before the licence is given up; yields a sentence for each."""
+    with _maintenance() as own, own.cursor() as cursor:
+        if not engine_detect(cursor).columnstore:
+            return
+        for series in TIME_SERIES:
+            if series.segment_by and storage_kind(cursor, table=series.table) is Kind.HYPERTABLE:
+                for chunk in chunks_decompress(cursor, series.table):
+                    yield f"{series.table}: the days from {chunk.low:%F} to {chunk.high:%F} are rows again"
 
 
 def _maintenance() -> Connection:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -73,6 +74,22 @@ def test_the_check_refuses_an_old_server_and_an_impossible_wish() -> None:
     ]
     impossible = storage_messages(PLAIN, kind=Kind.MISSING, postgresql=18, wish="timescaledb")
     assert impossible[0].id == "servwatch.E003"
+
+
+def test_the_check_refuses_compressed_days_that_the_licence_cannot_read() -> None:
+    found = storage_messages(APACHE, kind=Kind.HYPERTABLE, postgresql=18, wish="auto", compressed=5)
+    assert found[0].id == "servwatch.E005"
+    assert "--to-rows" in str(found[0].hint)
+    fine = storage_messages(FULL, kind=Kind.HYPERTABLE, postgresql=18, wish="auto", compressed=5)
+    assert [message.id for message in fine] == ["servwatch.I001"]
+
+
+def test_the_check_warns_of_a_version_nobody_has_tried() -> None:
+    newer = replace(FULL, created="2.31.0-dev")
+    assert [m.id for m in storage_messages(newer, kind=Kind.HYPERTABLE, postgresql=18, wish="auto")] == [
+        "servwatch.W004",
+        "servwatch.I001",
+    ]
 
 
 def test_days_ahead_are_few() -> None:

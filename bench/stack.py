@@ -15,7 +15,13 @@ from typing import Any, Self
 import psycopg
 
 from bench.publisher import Publisher
-from servwatch_site.embedded.mosquitto import Broker, BrokerAccount, Listener
+from servwatch_site.embedded.mosquitto import (
+    Broker,
+    BrokerAccount,
+    Listener,
+    memory_bytes,
+    queue_bytes_for,
+)
 from servwatch_site.embedded.mosquitto_programs import find_broker
 from servwatch_site.embedded.postgres import TemporaryPostgres
 
@@ -40,9 +46,17 @@ print(json.dumps({
 
 
 class Stack:
-    """`with Stack(mqtt_port=...) as stack:`; everything ends with the block. Writes nothing outside its folder."""
+    """`with Stack(mqtt_port=...) as stack:`; everything ends with the block. Writes nothing outside its folder.
 
-    def __init__(self, *, mqtt_port: int, database_url: str = "") -> None:
+    `slots`: among how many the devices are dealt out; the stack starts one listener of its own.
+    `queue_bytes`: what the broker keeps for a session; by default as the machine's memory allows.
+    """
+
+    def __init__(
+        self, *, mqtt_port: int, database_url: str = "", slots: int = 1, queue_bytes: int | None = None
+    ) -> None:
+        self.slots = slots
+        self.queue_bytes = queue_bytes or queue_bytes_for(memory_bytes())
         self._folder = tempfile.TemporaryDirectory(prefix="servwatch-stack-", ignore_cleanup_errors=True)
         self.path = Path(self._folder.name)
         self.mqtt_port = mqtt_port
@@ -55,6 +69,8 @@ class Stack:
             "MQTT_URL": f"mqtt://127.0.0.1:{mqtt_port}",
             "SERVWATCH_DATA_DIR": str(self.path),
             "SERVWATCH_SECRET_KEY": "secret-key-of-a-throw-away-installation-1",
+            "SERVWATCH_LISTENER_SLOTS": str(slots),
+            "SERVWATCH_BROKER_QUEUE_BYTES": str(self.queue_bytes),
         }
         self.broker: Broker | None = None
         self.listener: subprocess.Popen[bytes] | None = None
@@ -104,7 +120,12 @@ class Stack:
         folder = self.path / "broker"
         folder.mkdir()
         address = Listener("127.0.0.1", self.mqtt_port)
-        self.broker = Broker(find_broker(self.path, say=_say), directory=folder, listeners=(address,))
+        self.broker = Broker(
+            find_broker(self.path, say=_say),
+            directory=folder,
+            listeners=(address,),
+            queue_bytes=self.queue_bytes,
+        )
         logins = self.account.pop("logins")
         accounts = [BrokerAccount(row["username"], row["password"], tuple(row["topics"])) for row in logins]
         self.broker.write_accounts(accounts, secret="throw-away")  # noqa: S106 - salts a broker that lives for minutes
@@ -135,6 +156,17 @@ def run_python(environment: Mapping[str, str], *arguments: str) -> str:
     if run.returncode != 0:
         raise RuntimeError(f"{arguments[0]} failed: {run.stderr[-2000:]}")
     return run.stdout
+
+
+def wait_until_dealt(stack: Stack) -> None:
+    """Until every slot is connected and knows the devices to be dealt out among all; new ones wait some 12 seconds."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        parts = stack.query("SELECT parts FROM streams_listenerslot WHERE connected AND NOT leaving")
+        if parts == [(stack.slots,)] * stack.slots:
+            return
+        time.sleep(0.2)
+    raise RuntimeError(f"the devices are not dealt out among {stack.slots} slots: {parts}")
 
 
 def wait_until_listening(stack: Stack) -> None:

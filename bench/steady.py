@@ -32,7 +32,7 @@ import psycopg
 
 from bench.publisher import Publisher
 from bench.rules_of_load import rules_create
-from bench.stack import Stack, free_port, wait_until_listening
+from bench.stack import Stack, free_port, wait_until_dealt, wait_until_listening
 
 PAYLOAD = (
     b'{"cpu":{"user":12.5,"system":3.25,"idle":84.25},"load1":0.41,"load5":0.37,"mem":{"used":8123456512,'
@@ -310,7 +310,7 @@ def run(
     repeat: int,
 ) -> bool:
     """Load a fresh stack; true when a rate was held without a growing backlog each time."""
-    with Stack(mqtt_port=free_port()) as stack:
+    with Stack(mqtt_port=free_port(), slots=listeners) as stack:
         wait_until_listening(stack)
         rules_create(stack, rules)
         uvicorn = ("-m", "uvicorn", "servwatch_site.asgi:application", "--port", str(free_port()))
@@ -320,6 +320,7 @@ def run(
         }
         load = Load(stack, devices=devices)
         listening = Listeners(stack, load, listeners)
+        wait_until_dealt(stack)
         minute(load, rate=min(rate, 2_000), seconds=max(3.0, devices / 2_000), parts={})  # first contact
         held = 0
         for _ in range(repeat):

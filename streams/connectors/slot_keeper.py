@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, TypeVar
 
 import psycopg
+from django.conf import settings
 
 from devices.broker import listener_login
 from devices.broker_address import BrokerAddress
@@ -84,6 +85,8 @@ class SlotKeeper:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keeper")
         self._stopping = asyncio.Event()
         self._told: str | None = None
+        self._filling = False
+        self._dropped: int | None = None
 
     @property
     def committed(self) -> int:
@@ -124,6 +127,8 @@ class SlotKeeper:
         self._even_out(found._replace(served={**found.served, found.me: frozenset(self._serving)}))
         self._pass_on(found)
         changed = self._leads and await self._lead(found)
+        if self._leads:
+            self._watch_queue(self._leader.numbers_now())
         reports = [served.listener.report() for served in self._serving.values()]
         numbers = self._leader.numbers_now() if self._leads else None
         await self._patiently(lambda: self._report(reports, numbers))
@@ -195,6 +200,18 @@ class SlotKeeper:
             slots_make(cursor, missing, mark=mark)
             slots_leave(cursor, leaving)
         return True
+
+    def _watch_queue(self, numbers: BrokerNumbers) -> None:
+        """Warn before the broker drops messages, and when it has."""
+        bound, held = settings.BROKER_QUEUE_BYTES, numbers.message_bytes
+        filling = bool(bound and held and held >= bound / 2)
+        if filling and not self._filling:
+            logger.error("The broker's queue is half full; at %d bytes it drops messages.", bound)
+        self._filling = filling
+        if numbers.dropped is not None:
+            if filling and self._dropped is not None and numbers.dropped > self._dropped:
+                logger.error("The broker has dropped %d messages.", numbers.dropped - self._dropped)
+            self._dropped = numbers.dropped
 
     # --- the database ---
 

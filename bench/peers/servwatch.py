@@ -72,8 +72,8 @@ class Servwatch(Platform):
     """Mosquitto with Servwatch's own settings, one listener, the worker, PostgreSQL; `rules` are evaluated."""
 
     name = "Servwatch"
-    acknowledgement = "in the broker, which hands it over until it is committed in PostgreSQL"
-    known_good = 12_000
+    acknowledgement = "in the broker (saved each 5 s), which keeps it until it is committed in PostgreSQL"
+    known_good = 16_000
 
     def __init__(self, *, rules: int = 0) -> None:
         super().__init__()

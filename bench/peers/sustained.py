@@ -15,12 +15,12 @@ from bench.peers.probe import Latencies, Probing
 from bench.peers.target import Platform
 from bench.steady import Cost, cost_of
 
-STEP = 1.12  # between two rates that are tried
-BACK = 1.05  # from a rate that did not hold the whole window
+STEP = 1.15  # from a rate that held to the next
+BACK = 0.95  # of what was stored while a rate did not hold
 SHORT = 6  # a window to look for the rate is so much shorter than the one that counts
 SHORTEST_S = 5
 MOST_STEPS = 4
-MOST_LONG_WINDOWS = 2
+MOST_LONG_WINDOWS = 3
 CAUGHT_UP = 200  # reports; a quick count is some dozens off
 QUIET_S = 3.0  # without another report stored: no more will come
 PATIENCE_S = 90.0
@@ -61,6 +61,12 @@ class Window:
         return max(tail) <= self.rate and median(tail) <= median(head) + self.rate / 2
 
     @property
+    def stored_rate(self) -> float:
+        """Reports a second that were stored during the window."""
+        left = max([0, *self.backlogs[-1:]])
+        return max(1.0, min(self.stored, self.acknowledged - left) / self.took_s)
+
+    @property
     def lost(self) -> int:
         return self.acknowledged - self.stored
 
@@ -82,20 +88,20 @@ class Sustained:
 
 
 def search(run: Callable[[int, int], Window], *, start: int, seconds: int) -> Sustained:
-    """Short windows in steps from `start`, then the best rate for the whole window; `run(rate, seconds)`."""
-    rates, broke = _climb(run, start=start, seconds=max(SHORTEST_S, seconds // SHORT))
-    for rate in rates:
+    """Short windows from `start` upwards, then the best rate for the whole window; `run(rate, seconds)`."""
+    rate, broke = _climb(run, start=start, seconds=max(SHORTEST_S, seconds // SHORT))
+    for _ in range(MOST_LONG_WINDOWS):
         window = run(rate, seconds)
         if window.held:
             return Sustained(window, broke)
         broke = window
+        rate = _lower(window)
     return Sustained(None, broke)
 
 
-def _climb(run: Callable[[int, int], Window], *, start: int, seconds: int) -> tuple[list[int], Window | None]:
-    """The rates to try for the whole window, the best first, and what broke nearest above them."""
-    rate = start
-    best, broke = 0, None
+def _climb(run: Callable[[int, int], Window], *, start: int, seconds: int) -> tuple[int, Window | None]:
+    """The highest rate that held, or one that may, and the lowest that did not."""
+    rate, best, broke = start, 0, None
     for _ in range(MOST_STEPS):
         window = run(rate, seconds)
         if window.held:
@@ -105,11 +111,15 @@ def _climb(run: Callable[[int, int], Window], *, start: int, seconds: int) -> tu
             rate = round(rate * STEP)
         else:
             broke = window
-            if best:
+            rate = _lower(window)
+            if rate <= best:
                 break
-            rate = round(rate / STEP)
-    highest = best or rate
-    return [round(highest / BACK**step) for step in range(MOST_LONG_WINDOWS)], broke
+    return best or rate, broke
+
+
+def _lower(window: Window) -> int:
+    """What was stored while a rate did not hold, and a little less."""
+    return round(min(window.rate, window.stored_rate) * BACK)
 
 
 class Bench:

@@ -18,7 +18,7 @@ SERIES = "m_n"  # measurement and field; the report's number
 
 class VictoriaMetrics(Store):
     name = "VictoriaMetrics 1.79"
-    acknowledgement = "in the server's memory, written to disk a second or more later"
+    acknowledgement = "in the server's memory, written to disk some seconds later"
 
     def start(self) -> None:
         program = debian_program("victoria-metrics", package="victoria-metrics")

@@ -75,6 +75,9 @@ class Ledger:
         with Devices(target, rate=self._rate, first=self._next) as devices:
             scene = Scene(stack, devices)
             wait_for_news(scene)
+            if scenario.broker_dies:  # or what comes again would be of the scenario before
+                began = time.time()
+                scene.wait_until(lambda: stack.broker_saved_at() > began, what="the broker's next saving")
             recovered_s = max(self._round(scene, scenario) for _ in range(scenario.rounds))
             wrong = wait_for_all_parts(stack)
             time.sleep(max(0.0, self._seconds - scene.elapsed_s))

@@ -162,6 +162,11 @@ class Supervised:
         with psycopg.connect(self.database_url, connect_timeout=5) as connection:
             connection.execute(sql)
 
+    def broker_saved_at(self) -> float:
+        """When Mosquitto last wrote down what it holds, in seconds since the epoch; 0 before the first time."""
+        path = self.path / "broker" / "mosquitto.db"
+        return path.stat().st_mtime if path.exists() else 0.0
+
     def log(self, name: str) -> str:
         path = self.path / "log" / f"{name}.log"
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""

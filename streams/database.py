@@ -5,6 +5,8 @@ from typing import Any
 import psycopg
 from django.db import connection
 
+# What the data of a message may cause: refused values, and limits of the server such as that of an index entry.
+CULPABLE = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)
 Connection = psycopg.Connection[tuple[Any, ...]]
 # What a writer has locked others wait for, so the server gives up a writer that is gone or frozen. Not for every
 # connection: the first also cuts off a client that pauses while it reads a long answer.

@@ -15,6 +15,7 @@ import psycopg
 from devices.registry import AccountEntry, Newcomer, Registry
 from servwatch_site.errors import Code
 from streams.caps import RefusedCaps
+from streams.database import CULPABLE
 from streams.live import LIVE_NOTIFY, live_payload
 from streams.payload import Parsed, Refusal, parse
 from streams.plan import Early, Incoming, Outcome, Plan, Prepared, RestWrite
@@ -83,7 +84,7 @@ class Street:
         except psycopg.errors.UniqueViolation:
             self.writer.beware()
             return self._commit_halving(batch)
-        except (psycopg.DataError, psycopg.IntegrityError):
+        except CULPABLE:
             # What the writer remembered may have been stale, such as a day dropped meanwhile. It is forgotten now.
             return self._commit_halving(batch)
 
@@ -122,7 +123,7 @@ class Street:
     def _commit_halving(self, batch: Sequence[Incoming | RestWrite]) -> list[list[Outcome]]:
         try:
             return self._commit(batch)
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
+        except CULPABLE as error:
             if len(batch) == 1:
                 logger.warning("The database refused a message: %s", error.sqlstate)
                 detail = f"the database refused it: {error.diag.message_primary or error.sqlstate}"

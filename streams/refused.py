@@ -12,6 +12,7 @@ from django.utils.translation import gettext as _
 from devices.models import Device
 from devices.registry import Registry
 from servwatch_site.errors import Code, ServwatchError
+from streams.database import CULPABLE
 from streams.mapping import route
 from streams.models import RefusedMessage
 from streams.payload import Measurement, Refusal, parse, within_range
@@ -137,7 +138,7 @@ class _Replay:
     def _step(self, rows: Sequence[RefusedMessage]) -> Replayed:
         try:
             return self._try(rows)
-        except (psycopg.DataError, psycopg.IntegrityError):
+        except CULPABLE:
             if len(rows) == 1:
                 return Replayed(still_refused=1)  # the database refuses it as before
         middle = len(rows) // 2

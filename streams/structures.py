@@ -14,7 +14,7 @@ from channels.keys import BARE_KEY
 
 MAX_DEPTH = 16
 MAX_KEY_PATHS = 1_000
-MAX_KEY_LENGTH = 1_000
+MAX_KEY_LENGTH, MAX_KEY_BYTES = 1_000, 2_500  # an entry of an index holds no more
 MOST_KNOWN = 4_096
 MOST_KNOWN_BYTES = 8_192  # of one text; a longer one is walked each time
 
@@ -131,8 +131,10 @@ def _walk(
     for step, inner_path, inner in inners:
         kind = _TYPES.get(type(inner))
         if kind is not None:
-            if len(inner_path) > MAX_KEY_LENGTH:
-                raise BadStructure("keys", f"a key path is longer than {MAX_KEY_LENGTH} characters")
+            if len(inner_path) > MAX_KEY_LENGTH or len(inner_path.encode()) > MAX_KEY_BYTES:
+                raise BadStructure(
+                    "keys", f"a key path is longer than {MAX_KEY_LENGTH} characters or {MAX_KEY_BYTES} bytes"
+                )
             found.append((inner_path, kind))
         elif inner is not None:
             _walk(inner, inner_path, (*steps, step), found, objects)

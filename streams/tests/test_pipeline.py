@@ -16,6 +16,7 @@ from devices.services import device_create, device_delete, device_update
 from servwatch_site.errors import Code
 from servwatch_site.tests.cast import NOW
 from servwatch_site.tests.street import StreetTestCase
+from streams import structures
 from streams.models import RefusedMessage
 from streams.plan import Incoming
 from streams.writer import Writer
@@ -137,6 +138,22 @@ class StoringTest(StreetTestCase):
 
 
 class BadInputTest(StreetTestCase):
+    def test_a_key_longer_than_an_index_entry_is_refused_and_spares_its_neighbours(self) -> None:
+        good = self.incoming("json/web-1", '{"a": 1}')
+        long_key = self.incoming("json/web-1", json.dumps({"\u6e2c" * 999: 1}, ensure_ascii=False))
+        outcomes = self.street.process([good, long_key, self.incoming("json/web-1", '{"a": 2}')])
+        assert [outcome.status for (outcome,) in outcomes] == ["stored", "refused", "stored"]
+        assert outcomes[1][0].reason is Code.TOO_MANY_KEYS
+
+    def test_what_passes_a_limit_of_the_database_is_refused_not_tried_for_ever(self) -> None:
+        long_key = self.incoming(
+            "json/web-1", json.dumps({"".join(map(chr, range(0x4E00, 0x4E00 + 950))): 1}, ensure_ascii=False)
+        )
+        with patch.object(structures, "MAX_KEY_BYTES", 10_000):
+            ((outcome,), (good,)) = self.street.process([long_key, self.incoming("json/web-1", "1")])
+        assert (outcome.status, outcome.reason) == ("refused", Code.STORAGE_REFUSED)
+        assert good.status == "stored"
+
     def test_bad_messages_are_kept_with_their_reason_and_cost_their_neighbours_nothing(self) -> None:
         bad = {
             b"{": Code.BAD_JSON_FORMAT,

@@ -50,21 +50,30 @@ class ChildLog:
         return thread
 
     def _copy(self, pipe: IO[bytes]) -> None:
-        with pipe, self._open() as first:
-            file = first
+        file: IO[bytes] | None = None
+        with pipe:
             while raw := pipe.readline(LINE_MAX_BYTES):
-                file.write(raw)
-                file.flush()
-                if file.tell() > FILE_MAX_BYTES:
-                    file.close()
-                    self._rotate()
-                    file = self._open()
+                file = self._keep(file, raw)
                 self._look_at(raw.decode("utf-8", errors="replace").rstrip())
+        if file is not None:
             file.close()
+
+    def _keep(self, file: IO[bytes] | None, raw: bytes) -> IO[bytes] | None:
+        """Into the file; returns where the next line goes. On a full disk the line is lost, and the child goes on."""
+        try:
+            file = file or self._open()
+            file.write(raw)
+            if file.tell() > FILE_MAX_BYTES:
+                file.close()
+                file = None
+                self._rotate()
+        except OSError:
+            pass
+        return file
 
     def _open(self) -> IO[bytes]:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        return os.fdopen(descriptor, "ab")
+        return os.fdopen(descriptor, "ab", buffering=0)
 
     def _rotate(self) -> None:
         for number in range(KEPT_FILES - 1, 0, -1):

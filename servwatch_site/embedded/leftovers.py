@@ -1,5 +1,6 @@
 """What a killed run left running, remembered on disk and ended before the next one starts."""
 
+import errno
 import json
 import os
 import signal
@@ -59,10 +60,16 @@ class Leftovers:
         return found if isinstance(found, dict) else {}
 
     def _write(self) -> None:
+        """As far as there is room: a full disk must not end what it cannot be written down on."""
         draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        draft.write_text(json.dumps(self._entries), encoding="utf-8")
-        draft.chmod(0o600)
-        draft.rename(self._path)
+        try:
+            draft.write_text(json.dumps(self._entries), encoding="utf-8")
+            draft.chmod(0o600)
+            draft.rename(self._path)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            draft.unlink(missing_ok=True)
 
 
 def _runs(entry: Entry) -> bool:

@@ -1,6 +1,7 @@
 """The supervisor with small real children: restarts, stops in time, no orphans."""
 
 import io
+import os
 import re
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from servwatch_site.embedded import data_folder, ports, processes
 from servwatch_site.embedded.console import Console
 from servwatch_site.embedded.errors import EmbeddedError
+from servwatch_site.embedded.parts import DATABASE_ALARM
 from servwatch_site.embedded.supervisor import Child, Supervisor
 from servwatch_site.loop import StopFlag
 from servwatch_site.tests.broker import free_port
@@ -225,6 +227,34 @@ def test_a_large_log_is_rotated(stage: Stage, tmp_path: Path, monkeypatch: pytes
     files = sorted((tmp_path / "log").iterdir())
     assert [file.name for file in files] == ["web.log", "web.log.1", "web.log.2", "web.log.3"]
     assert max(file.stat().st_size for file in files) <= 1100
+
+
+def test_a_full_disk_costs_lines_of_a_log_and_no_child(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "log" / "web.log").symlink_to("/dev/full")
+    script = "print('one', flush=True); print('ERROR two', flush=True); print('over', flush=True);" + SLEEPER
+    stage.supervisor.start_stage([python_child("web", script, ready_line=_line("over"))])
+    assert "     web | ERROR two\n" in stage.said
+    assert processes.is_running(stage.pid("web"))
+
+
+def test_a_full_disk_does_not_end_the_supervisor(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / f".children.json.{os.getpid()}").symlink_to("/dev/full")
+    stage.supervisor.start_stage([python_child("web", SLEEPER)])
+    processes.send(stage.pid("web"), signal.SIGKILL)
+    stage.step_until("web ended with signal SIGKILL; starting it again in 0.5 s.")
+    assert stage.running("web")
+
+
+def test_sessions_that_a_restart_of_the_database_cuts_are_no_alarm() -> None:
+    calm = (
+        "FATAL:  terminating connection due to administrator command",
+        "FATAL:  the database system is starting up",
+    )
+    assert not any(DATABASE_ALARM.search(line) for line in calm)
+    assert DATABASE_ALARM.search(
+        'FATAL:  could not write to file "pg_wal/xlogtemp.1": No space left on device'
+    )
+    assert DATABASE_ALARM.search("PANIC:  could not write to file")
 
 
 def test_a_console_without_a_reader_does_not_stop_anything() -> None:

@@ -185,8 +185,10 @@ def run(*, seconds: float, devices: int, listeners: int, queue_mb: int, most: in
             message=message,
         )
         processes = groups(stack, others, [p for p in (stack.listener, *more) if p is not None])
-        print(f"the broker keeps {stack.queue_bytes / 1e6:.0f} MB of payloads for a session\n{HEAD}")
         url = f"http://127.0.0.1:{port}/metrics"
+        while not _metrics(url):
+            time.sleep(0.2)
+        print(f"the broker keeps {stack.queue_bytes / 1e6:.0f} MB of payloads for a session\n{HEAD}")
         watch = Watch(stack, load, publisher, url, processes, begun=load.received())
         took_s = publisher.run(rate=1e6, count=most, at_most_s=seconds)
         acknowledged = len(publisher.log.acknowledged)

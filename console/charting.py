@@ -65,7 +65,10 @@ def range_of(request: HttpRequest) -> Range:
 
 
 def chart_json(request: HttpRequest, source: Source) -> JsonResponse:
-    """`key=` (repeatable) over the page's span: times in epoch seconds, and per key avg, min and max."""
+    """`key=` (repeatable) over the page's span: times in epoch seconds, and per key avg, min and max.
+
+    `resolution` names the stored data that was used: raw, minute or hour.
+    """
     span = range_of(request)
     keys = [key for key in request.GET.getlist("key") if "\0" not in key]
     found = chart(source, keys, start=span.start, end=span.end)
@@ -79,6 +82,7 @@ def _as_json(found: Chart, span: Range) -> dict[str, Any]:
         "start": span.start.timestamp(),
         "end": span.end.timestamp(),
         "step_s": found.step_s,
+        "resolution": found.resolution,
         "times": [at.timestamp() for at in found.times],
         "series": {
             key: {"avg": one.avg, "min": one.min, "max": one.max} for key, one in found.series.items()

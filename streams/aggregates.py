@@ -14,9 +14,9 @@ By interval the increase is divided by the length of the bucket, over a whole ra
 and the last record of the series that have the key. Series are added up. Key paths inside arrays are left out.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
@@ -24,12 +24,15 @@ from itertools import pairwise
 from typing import Any
 
 import psycopg
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, connection
 from django.utils.translation import gettext as _
 
 from channels.keys import key_split
 from channels.models import Stream
 from streams.charts import STEPS_S
+from streams.cover import HOUR, MINUTE, Resolution
+from streams.folds import MOST_WIDE, Aggregate, Folds, of_records, reading
+from streams.numbers import exact_path, pooled_path
 from streams.selectors import RecordFilter, narrow_sql, record_bounds, sql_text
 from tokens.api_options import option_error
 
@@ -38,27 +41,29 @@ MOST_NUMBERS = 500_000  # of one answer, which lies in memory
 FEW_KEYS = 40  # up to here it is faster to look for each key path in each record
 LONGEST = timedelta(days=3660)
 QUERY_LIMIT_S = 60
-RAW = "raw"
 FILLS = ("none", "null", "previous", "linear", "zero")
 
+_BUCKET = "width_bucket(at, %(edges)s::timestamptz[])"
 _PERCENTILE = "percentile_cont({}) WITHIN GROUP (ORDER BY least(greatest(v, -1e300), 1e300)::float8)"
-_FOLDS = {
-    "avg": "avg(v)",
-    "sum": "sum(v)",
-    "min": "min(v)",
-    "max": "max(v)",
-    "count": "count(*)",
-    "p50": _PERCENTILE.format("0.5"),
-    "p95": _PERCENTILE.format("0.95"),
-    "p99": _PERCENTILE.format("0.99"),
+# Made from roll-ups as far as they go; percentiles and rate need each record.
+_FOLDS: dict[str, Aggregate] = {
+    "avg": lambda count, total, low, high: f"{total} / nullif({count}, 0)",
+    "sum": lambda count, total, low, high: total,
+    "min": lambda count, total, low, high: low,
+    "max": lambda count, total, low, high: high,
+    "count": lambda count, total, low, high: f"nullif({count}, 0)",
+}
+_PERCENTILES = {
+    name: _PERCENTILE.format(share) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
 }
 _EXACT = frozenset({"sum", "min", "max", "count"})
 RATE = "rate"
-NAMES = (*_FOLDS, RATE)
+NAMES = (*_FOLDS, *_PERCENTILES, RATE)
 
 _LARGEST = 1.7976931348623157e308
 _MOST_DIGITS = 40  # of a whole number; a record holds no longer one
 _EARLIEST = datetime(2, 1, 1, tzinfo=UTC)  # earlier, a zone's offset leads out of the calendar
+_WHOLE = datetime(2000, 1, 1, tzinfo=UTC)  # the beginning of a minute, hour and day
 _LAST_DAY = date.max.toordinal() - 2
 _INTERVAL = re.compile(r"([1-9][0-9]{0,8})([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -115,6 +120,16 @@ class Buckets:
         return self.number(high) - self.number(low) + 1
 
     @property
+    def coarsest(self) -> Resolution:
+        """What the buckets can be made from. Those of days may still cut single hours."""
+        if self.interval.days:
+            return Resolution.HOUR
+        for width, resolution in ((HOUR, Resolution.HOUR), (MINUTE, Resolution.MINUTE)):
+            if not self.interval.length % width and not (self._origin - _WHOLE) % width:
+                return resolution
+        return Resolution.RAW
+
+    @property
     def _origin(self) -> datetime:
         return datetime(2000, 1, 3, tzinfo=self.zone).astimezone(UTC)
 
@@ -143,11 +158,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Aggregates:
-    """`keys` are the key paths that can occur in the entries, in their order."""
+    """`keys` are the key paths that can occur in the entries, in their order. `resolution`: the coarsest data used."""
 
     keys: list[Levels]
     interval: Interval | None
     entries: Iterable[Entry]
+    resolution: Resolution = Resolution.RAW
 
 
 # Of each aggregate: bucket -> number of the key path -> value. Without buckets there is only bucket 1.
@@ -158,18 +174,19 @@ def aggregates(narrow: RecordFilter, asked: Asked, *, zone: tzinfo, now: datetim
     """The aggregates of these records. Raises INVALID_VALUE where there would be too many."""
     keys = list(dict.fromkeys(asked.keys)) if asked.keys is not None else numeric_keys(narrow.channel_key)
     if asked.interval is None and asked.max_points is None:
-        table = _table(narrow, keys, asked.names, buckets=None, first=1, last=1)
-        return Aggregates(keys, None, _whole(table, keys, asked.names))
+        table, resolution = _table(narrow, keys, asked.names, buckets=None, first=1, last=1)
+        return Aggregates(keys, None, _whole(table, keys, asked.names), resolution)
     bounds = record_bounds(narrow)
     if bounds is None:
         return Aggregates(keys, asked.interval or _even(STEPS_S[0]), [])
     low, high = _span(narrow, asked, bounds, now=now)
     buckets = _buckets(asked, low, high, zone=zone)
     first, last = buckets.number(low), buckets.number(high)
-    table = _table(narrow, keys, asked.names, buckets=buckets, first=first, last=last)
+    table, resolution = _table(narrow, keys, asked.names, buckets=buckets, first=first, last=last)
     if asked.fill != "none":
         _fill(table, buckets, first, last, how=asked.fill)
-    return Aggregates(keys, buckets.interval, _by_bucket(table, keys, asked, buckets, first, last))
+    entries = _by_bucket(table, keys, asked, buckets, first, last)
+    return Aggregates(keys, buckets.interval, entries, resolution)
 
 
 def numeric_keys(channel_key: int) -> list[Levels]:
@@ -242,43 +259,115 @@ def _table(
     buckets: Buckets | None,
     first: int,
     last: int,
-) -> _Table:
+) -> tuple[_Table, Resolution]:
     table: _Table = {name: {} for name in names}
-    folds = [name for name in names if name != RATE]
     most = MOST_NUMBERS // len(names)
+    edges = None if buckets is None else [buckets.begin(number) for number in range(first, last + 1)]
+    resolution = Resolution.RAW
+    with _limited():
+        folds = [name for name in names if name in _FOLDS]
+        if folds and keys:
+            resolution = _folds(
+                table, narrow, keys, folds, buckets=buckets, edges=edges, first=first, most=most
+            )
+        percentiles = [name for name in names if name in _PERCENTILES]
+        if percentiles:
+            columns = ", ".join(_PERCENTILES[name] for name in percentiles)
+            paths = [pooled_path(levels) for levels in keys]
+            rows = _raw_rows("aggregate_folds", narrow, keys, paths, edges=edges, most=most, folds=columns)
+            for place, number, *found in rows:
+                _enter(table, percentiles, first + place - 1, number, found)
+        if RATE in names:
+            paths = [exact_path(levels) for levels in keys]
+            rows = _raw_rows("aggregate_rates", narrow, keys, paths, edges=edges, most=most)
+            for place, number, increase, quotient in rows:
+                if buckets is not None:
+                    quotient = increase / Decimal(buckets.seconds(first + place - 1))
+                _enter(table, [RATE], first + place - 1, number, [quotient])
+    return table, resolution
+
+
+def _enter(table: _Table, names: Sequence[str], bucket: int, number: int, found: Sequence[Any]) -> None:
+    for name, value in zip(names, found, strict=True):
+        if value is not None:
+            table[name].setdefault(bucket, {})[number] = _number(value, exact=name in _EXACT)
+
+
+def _folds(
+    table: _Table,
+    narrow: RecordFilter,
+    keys: Sequence[Levels],
+    names: Sequence[str],
+    *,
+    buckets: Buckets | None,
+    edges: Sequence[datetime] | None,
+    first: int,
+    most: int,
+) -> Resolution:
+    """What needs no single record, from roll-ups as far as they go."""
+    cuts = (
+        [edge for edge in edges or () if (edge - _WHOLE) % HOUR] if buckets and buckets.interval.days else []
+    )
+    folds = Folds(
+        of_records(narrow),
+        keys,
+        low=narrow.low,
+        high=narrow.high,
+        bucket="1" if edges is None else _BUCKET,
+        values={} if edges is None else {"edges": list(edges)},
+        cuts=cuts,
+        coarsest=Resolution.HOUR if buckets is None else buckets.coarsest,
+    )
+    made = [_FOLDS[name] for name in names]
+    if len(keys) <= MOST_WIDE and len(keys) * len(edges or (1,)) <= most:
+        for place, *found in folds.rows(made):
+            for number in range(len(keys)):
+                mine = found[number * len(names) : (number + 1) * len(names)]
+                _enter(table, names, first + place - 1, number + 1, mine)
+        return folds.cover.resolution
+    rows = folds.long_rows(made, most=most + 1)
+    if len(rows) > most:
+        raise _too_many()
+    for place, number, *found in rows:
+        _enter(table, names, first + place - 1, number, found)
+    return folds.cover.resolution
+
+
+def _raw_rows(
+    name: str,
+    narrow: RecordFilter,
+    keys: Sequence[Levels],
+    paths: Sequence[str],
+    *,
+    edges: Sequence[datetime] | None,
+    most: int,
+    **texts: str,
+) -> list[tuple[Any, ...]]:
+    """The rows of one of our queries over the numbers in each record."""
     text, values = narrow_sql(narrow)
-    numbers = sql_text("numbers_few" if len(keys) <= FEW_KEYS else "numbers_many").format(narrow=text)
-    bucket = "1"
-    if buckets is not None:
-        bucket = "width_bucket(at, %(edges)s::timestamptz[])"
-        values["edges"] = [buckets.begin(number) for number in range(first, last + 1)]
-    values |= {"tops": [levels[0] for levels in keys], "most": most + 1}
-    if folds:
-        columns = ", ".join(_FOLDS[name] for name in folds)
-        values["paths"] = [_pooled(levels) for levels in keys]
-        sql = sql_text("aggregate_folds").format(numbers=numbers, bucket=bucket, folds=columns)
-        for place, number, *found in _rows(sql, values, most=most):
-            for name, value in zip(folds, found, strict=True):
-                table[name].setdefault(first + place - 1, {})[number] = _number(value, exact=name in _EXACT)
-    if RATE in names:
-        values["paths"] = [_exactly(levels) for levels in keys]
-        sql = sql_text("aggregate_rates").format(numbers=numbers, bucket=bucket)
-        for place, number, increase, quotient in _rows(sql, values, most=most):
-            bucket_number = first + place - 1
-            if buckets is not None:
-                quotient = increase / Decimal(buckets.seconds(bucket_number))
-            if quotient is not None:
-                table[RATE].setdefault(bucket_number, {})[number] = _number(quotient, exact=False)
-    return table
+    where = f"r.channel_key = %(channel_key)s AND r.at >= %(low)s AND r.at < %(high)s {text}"
+    numbers = sql_text("numbers_few" if len(keys) <= FEW_KEYS else "numbers_many").format(where=where)
+    values |= {
+        "paths": paths,
+        "tops": [levels[0] for levels in keys],
+        "most": most + 1,
+        "edges": list(edges or ()),
+    }
+    sql = sql_text(name).format(numbers=numbers, bucket="1" if edges is None else _BUCKET, **texts)
+    with connection.cursor() as cursor:
+        cursor.execute(sql, values)
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+    if len(rows) > most:
+        raise _too_many()
+    return rows
 
 
-def _rows(sql: str, values: Mapping[str, Any], *, most: int) -> list[tuple[Any, ...]]:
-    """The rows of one query, which may take QUERY_LIMIT_S: a client that leaves cannot end it sooner."""
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Around queries that may take QUERY_LIMIT_S each: a client that leaves cannot end them sooner."""
     try:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL statement_timeout = '{QUERY_LIMIT_S}s'")
-            cursor.execute(sql, values)
-            rows: list[tuple[Any, ...]] = cursor.fetchall()
+        with reading(limit_s=QUERY_LIMIT_S):
+            yield
     except OperationalError as error:
         if isinstance(error.__cause__, psycopg.errors.QueryCanceled):
             raise option_error(
@@ -289,30 +378,12 @@ def _rows(sql: str, values: Mapping[str, Any], *, most: int) -> list[tuple[Any, 
                 % {"limit": QUERY_LIMIT_S},
             ) from None
         raise
-    if len(rows) > most:
-        raise _too_many()
-    return rows
 
 
 def _too_many() -> Exception:
     return option_error(
         "key", _("the answer would be too large; ask for fewer key paths, or a longer interval")
     )
-
-
-def _pooled(levels: Levels) -> str:
-    """A jsonpath that finds the numbers inside arrays too."""
-    below = "".join(f"[*].{_quoted(level)}" for level in levels[1:])
-    return f"lax $.{_quoted(levels[0])}{below}[*][*][*]"
-
-
-def _exactly(levels: Levels) -> str:
-    """A jsonpath that enters no array."""
-    return "strict $" + "".join(f".{_quoted(level)}" for level in levels)
-
-
-def _quoted(level: str) -> str:
-    return json.dumps(level, ensure_ascii=False)
 
 
 def _number(value: Any, *, exact: bool) -> int | float:

@@ -27,7 +27,6 @@ from streams.aggregates import (
     FILLS,
     MOST_BUCKETS,
     NAMES,
-    RAW,
     Aggregates,
     Asked,
     Entry,
@@ -341,7 +340,7 @@ def _aggregate_parts(made: Aggregates, wanted: Wanted, *, newest: datetime | Non
         return parts(([f"{text}\n"] for text in texts), Layout())
     fields = {"aggr_type": ",".join(names)}
     if made.interval is not None:
-        fields |= {"interval": str(made.interval), "resolution": RAW}
+        fields |= {"interval": str(made.interval), "resolution": made.resolution}
     head = f'{_head(wanted, newest=newest)},{numbers_json(fields)[1:-1]},"result":['
     return parts(([text] for text in texts), Layout(head, ",", "]}"))
 

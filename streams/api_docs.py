@@ -57,7 +57,13 @@ AGGREGATES = obj(
         **_HEAD,
         "aggr_type": TEXT,
         "interval": TEXT,
-        "resolution": {**TEXT, "description": "The stored data that was used: raw."},
+        "resolution": {
+            **TEXT,
+            "enum": ["raw", "minute", "hour"],
+            "description": "The coarsest stored data that was used: the records themselves, or what was rolled up from"
+            " them per minute or hour. Values are the same whichever it was: the edges of the range, the newest minutes"
+            " and what came late are always read from the records, and so are percentiles and `rate`.",
+        },
         "result": array(
             obj(
                 {

@@ -1,20 +1,23 @@
 """Chart data: several key paths of a device or channel over a span, raw where few, in even buckets where many.
 
-One pass over the records serves all paths. Minimum and maximum stand beside the average, so that spikes survive.
+One pass serves all paths, over roll-ups where the buckets allow it. Minimum and maximum stand beside the average, so
+that spikes survive.
 """
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db import connection
-
-from channels.keys import BARE_KEY, key_split
+from channels.keys import key_split
+from streams.cover import HOUR, MINUTE, Resolution
+from streams.folds import Aggregate, Folds, Scope, of_devices, of_records, reading
+from streams.selectors import RecordFilter
 
 MOST_POINTS = 600
 MOST_KEYS = 120
+MOST_RAW = 20_000  # records of a chart whose steps are shorter than a minute; beyond, its steps are minutes
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 604800)
 _ORIGIN = datetime(2000, 1, 3, tzinfo=UTC)  # a Monday, so that weeks begin on one
 
@@ -34,6 +37,12 @@ class Source:
     def channel(cls, key: int) -> "Source":
         return cls("channel_key", key)
 
+    @property
+    def scope(self) -> Scope:
+        if self.column == "device_key":
+            return of_devices([self.key])
+        return of_records(RecordFilter(self.key, low=_ORIGIN, high=_ORIGIN))
+
 
 @dataclass(frozen=True)
 class Series:
@@ -51,6 +60,7 @@ class Chart:
     step_s: int
     times: list[datetime]
     series: dict[str, Series]
+    resolution: Resolution = Resolution.RAW
 
 
 def chart(
@@ -60,11 +70,22 @@ def chart(
     keys = list(dict.fromkeys(keys))[:MOST_KEYS]
     if not keys or end <= start:
         return Chart(0, [], {key: Series() for key in keys})
-    step_s = 0 if _count(source, start, end, points) <= points else step_for(end - start, points=points)
-    with connection.cursor() as cursor:
-        cursor.execute(*_chart_sql(source, keys, start=start, end=end, step_s=step_s))
-        rows = cursor.fetchall()
-    return _assemble(keys, rows, step_s=step_s)
+    with reading():
+        step_s = _step(source.scope, start, end, points=points)
+        folds = Folds(
+            source.scope,
+            [key_split(key) for key in keys],
+            low=start,
+            high=end,
+            bucket="date_bin(make_interval(secs => %(step_s)s), at, %(origin)s)" if step_s else "at",
+            values={"step_s": step_s, "origin": _ORIGIN},
+            coarsest=_coarsest(step_s),
+            booleans=True,
+        )
+        rows = folds.rows(_AGGREGATES)
+    if step_s:
+        rows = [row for row in rows if any(value is not None for value in row[1:])]
+    return _assemble(keys, rows, step_s=step_s, resolution=folds.cover.resolution)
 
 
 def step_for(span: timedelta, *, points: int) -> int:
@@ -76,82 +97,74 @@ def step_for(span: timedelta, *, points: int) -> int:
 def sparklines(
     device_keys: Sequence[int], keys: Sequence[str], *, start: datetime, end: datetime, points: int = 40
 ) -> Mapping[int, dict[str, list[float | None]]]:
-    """For many devices at once: device key -> key path -> `points` averages, None where nothing was sent."""
-    step_s = max(1.0, (end - start).total_seconds() / points)
-    columns, parameters = _columns(keys)
-    averages = ", ".join(f"avg(k{number})" for number in range(len(keys)))
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT device_key, floor(extract(epoch FROM at - %s) / %s)::int, {averages}"
-            f" FROM (SELECT device_key, at, {columns} FROM streams_record"
-            " WHERE device_key = ANY(%s) AND at >= %s AND at < %s) AS r GROUP BY 1, 2",
-            [start, step_s, *parameters, list(device_keys), start, end],
+    """For many devices at once: device key -> key path -> `points` averages or fewer, None where nothing was sent.
+
+    Steps of a minute and more are whole minutes from a whole minute on, so that roll-ups serve.
+    """
+    step_s = max(1, math.ceil((end - start).total_seconds() / points))
+    if step_s >= 60:
+        step_s, start = math.ceil(step_s / 60) * 60, start.replace(second=0, microsecond=0)
+    with reading():
+        folds = Folds(
+            of_devices(device_keys),
+            [key_split(key) for key in keys],
+            low=start,
+            high=end,
+            bucket="floor(extract(epoch FROM at - %(start)s) / %(step_s)s)::int",
+            values={"start": start, "step_s": step_s},
+            coarsest=Resolution.RAW if step_s < 60 else Resolution.MINUTE,
+            booleans=True,
+            by_device=True,
         )
-        rows = cursor.fetchall()
+        rows = folds.rows([_average])
+    count = math.ceil((end - start).total_seconds() / step_s)
     lines: dict[int, dict[str, list[float | None]]] = {
-        device_key: {key: [None] * points for key in keys} for device_key in device_keys
+        device_key: {key: [None] * count for key in keys} for device_key in device_keys
     }
-    for device_key, bucket, *values in rows:
+    for bucket, device_key, *values in rows:
         for key, value in zip(keys, values, strict=True):
-            lines[device_key][key][min(bucket, points - 1)] = None if value is None else round(value, 3)
+            lines[device_key][key][bucket] = None if value is None else round(value, 3)
     return lines
 
 
-def _count(source: Source, start: datetime, end: datetime, most: int) -> int:
-    """How many records there are, counted only as far as it matters."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT count(*) FROM (SELECT 1 FROM streams_record WHERE {source.column} = %s"
-            " AND at >= %s AND at < %s LIMIT %s) AS few",
-            [source.key, start, end, most + 1],
-        )
-        return int(cursor.fetchone()[0])
+def _step(scope: Scope, start: datetime, end: datetime, *, points: int) -> int:
+    step_s = step_for(end - start, points=points)
+    count = Folds(scope, [], low=start, high=end).records(most=points + 1)
+    if count <= points:
+        return 0
+    return max(step_s, 60) if count > MOST_RAW else step_s
 
 
-def _chart_sql(
-    source: Source, keys: Sequence[str], *, start: datetime, end: datetime, step_s: int
-) -> tuple[str, list[Any]]:
-    columns, parameters = _columns(keys)
-    bucket = "date_bin(make_interval(secs => %s), at, %s)" if step_s else "at"
-    folds = ", ".join(f"avg(k{n}), min(k{n}), max(k{n})" for n in range(len(keys)))
-    sql = (
-        f"SELECT {bucket}, {folds} FROM (SELECT at, {columns} FROM streams_record"
-        f" WHERE {source.column} = %s AND at >= %s AND at < %s) AS r GROUP BY 1 ORDER BY 1"
-    )
-    return sql, [*([step_s, _ORIGIN] if step_s else []), *parameters, source.key, start, end]
+def _coarsest(step_s: int) -> Resolution:
+    """What buckets of this width can be made from; they all begin with a minute or hour."""
+    if not step_s or step_s % MINUTE.total_seconds():
+        return Resolution.RAW
+    return Resolution.MINUTE if step_s % HOUR.total_seconds() else Resolution.HOUR
 
 
-def _columns(keys: Sequence[str]) -> tuple[str, list[Any]]:
-    """SQL columns k0, k1, ... with the number at each path, NULL for what is no number, and their parameters."""
-    columns, parameters = [], []
-    for number, key in enumerate(keys):
-        found = "value #> %s"
-        if key == BARE_KEY:  # also what a bare number is called
-            found = "CASE jsonb_typeof(value) WHEN 'object' THEN value #> %s ELSE value END"
-        columns.append(
-            f"CASE coalesce(jsonb_typeof({found}), 'array')"
-            f" WHEN 'number' THEN {_clamped(f'({found})::float8')}"
-            f" WHEN 'boolean' THEN ({found})::boolean::int::float8"
-            f" WHEN 'array' THEN (SELECT avg({_clamped('element::float8')})"
-            f" FROM jsonb_path_query(value, %s::jsonpath) AS element WHERE jsonb_typeof(element) = 'number')"
-            f" END AS k{number}"
-        )
-        levels = key_split(key)
-        parameters += [list(levels)] * 3 + [_pooled(levels)]
-    return ", ".join(columns), parameters
+def _average(count: str, total: str, low: str, high: str) -> str:
+    return _clamped(f"{total} / nullif({count}, 0)", count)
 
 
-def _clamped(number: str) -> str:
-    """SQL for a number small enough that a sum of many is still one."""
-    return f"least(greatest({number}, -1e300), 1e300)"
+def _low(count: str, total: str, low: str, high: str) -> str:
+    return _clamped(low, count)
 
 
-def _pooled(levels: Sequence[str]) -> str:
-    """A jsonpath that also finds the path's numbers inside arrays on the way: they pool under one path."""
-    return "lax $" + "".join(f".{json.dumps(level)}" for level in levels) + "[*]"
+def _high(count: str, total: str, low: str, high: str) -> str:
+    return _clamped(high, count)
 
 
-def _assemble(keys: Sequence[str], rows: Sequence[tuple[Any, ...]], *, step_s: int) -> Chart:
+_AGGREGATES: list[Aggregate] = [_average, _low, _high]
+
+
+def _clamped(number: str, count: str) -> str:
+    """SQL for a number that a browser can draw, NULL where there is none."""
+    return f"CASE WHEN {count} > 0 THEN least(greatest({number}, -1e300), 1e300)::float8 END"
+
+
+def _assemble(
+    keys: Sequence[str], rows: Sequence[tuple[Any, ...]], *, step_s: int, resolution: Resolution
+) -> Chart:
     series = {key: Series() for key in keys}
     for _, *folds in rows:
         for place, key in enumerate(keys):
@@ -159,4 +172,4 @@ def _assemble(keys: Sequence[str], rows: Sequence[tuple[Any, ...]], *, step_s: i
             one.avg.append(folds[3 * place])
             one.min.append(folds[3 * place + 1])
             one.max.append(folds[3 * place + 2])
-    return Chart(step_s, [row[0] for row in rows], series)
+    return Chart(step_s, [row[0] for row in rows], series, resolution)

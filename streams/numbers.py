@@ -8,7 +8,7 @@ record: PostgreSQL would evaluate an expression anew for every aggregate, were i
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from channels.keys import BARE_KEY
@@ -85,18 +85,16 @@ def pooled_sql(columns: Sequence[Column], *, keep: str, records: str) -> tuple[s
     return f"SELECT {', '.join([keep, *made])} FROM ({objects}) AS o OFFSET 0", parameters
 
 
-def columns_of(streams: Iterable[tuple[int, str, Levels]]) -> dict[Column, int]:
-    """The columns of these streams (key, type, levels) and what they are called in roll-ups.
+def columns_of(streams: Iterable[tuple[int, str, Levels]]) -> Iterator[tuple[Column, int]]:
+    """The columns of these streams (key, type, levels), each with what it is called in roll-ups.
 
     That is the stream's own key, and the negative of it for yes and no.
     """
-    found: dict[Column, int] = {}
     for key, kind, levels in streams:
         if kind in ("number", "mixed"):
-            found[Column(levels)] = key
+            yield Column(levels), key
         if kind in ("boolean", "mixed"):
-            found[Column(levels, boolean=True)] = -key
-    return found
+            yield Column(levels, boolean=True), -key
 
 
 def _nodes(columns: Sequence[Column]) -> dict[Levels, str]:

@@ -25,6 +25,7 @@ from streams.numbers import OBJECT, Column, Parameters, columns_of, plain_sql, p
 MINUTES = "streams_rollupminute"
 HOURS = "streams_rolluphour"
 ALL_TAGS = "/"  # no tag can have this name
+EVERY_DEVICE = 0  # in a note of what is due: all of the channel
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 
@@ -112,7 +113,7 @@ def channel_columns(cursor: Cursor, channel_keys: Iterable[int]) -> dict[int, di
     found: dict[int, list[tuple[int, str, tuple[str, ...]]]] = {}
     for channel_key, key, kind, path in cursor.fetchall():
         found.setdefault(channel_key, []).append((key, kind, key_split(path)))
-    return {channel_key: columns_of(streams) for channel_key, streams in found.items()}
+    return {channel_key: dict(columns_of(streams)) for channel_key, streams in found.items()}
 
 
 def _width(names: Mapping[int, dict[Column, int]]) -> int:

@@ -91,7 +91,8 @@
 
   function draw(data) {
     const places = spread(data);
-    const resolution = data.step_s ? box.dataset.average + " " + length(data.step_s) : box.dataset.raw;
+    const source = { minute: box.dataset.minute, hour: box.dataset.hour }[data.resolution];
+    const resolution = data.step_s ? box.dataset.average + " " + length(data.step_s) + (source ? " · " + source : "") : box.dataset.raw;
     charts.forEach(function (chart) {
       const band = data.step_s > 0 && chart.lines.length <= 3;
       const columns = [places.times];

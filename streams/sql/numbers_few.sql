@@ -1,4 +1,4 @@
--- Every number of the records with the number of its key path. `narrow` is a text of streams/selectors.py.
+-- Every number of the records with the number of its key path. `where` is a text of ours that says which.
 -- Each path is looked for in each record, which is the fastest way for a few dozens of paths.
 SELECT r.at, r.digest, r.device_key, r.tag, p.number, found
 FROM streams_record r
@@ -7,5 +7,5 @@ CROSS JOIN LATERAL jsonb_path_query(
     CASE jsonb_typeof(r.value) WHEN 'object' THEN r.value ELSE jsonb_build_object('value', r.value) END,
     p.path, silent => true
 ) AS found
-WHERE r.channel_key = %(channel_key)s AND r.at >= %(low)s AND r.at < %(high)s {narrow}
+WHERE {where}
   AND jsonb_typeof(found) = 'number'

@@ -1,4 +1,4 @@
--- Every number of the records with the number of its key path. `narrow` is a text of streams/selectors.py.
+-- Every number of the records with the number of its key path. `where` is a text of ours that says which.
 -- For many paths: a record is taken apart at its top level, and only the paths below what it has are looked for.
 -- OFFSET 0 keeps the planner from joining the paths anew for every record: there may be thousands.
 SELECT part.at, part.digest, part.device_key, part.tag, p.number, found
@@ -8,7 +8,7 @@ FROM (
     CROSS JOIN LATERAL jsonb_each(
         CASE jsonb_typeof(r.value) WHEN 'object' THEN r.value ELSE jsonb_build_object('value', r.value) END
     ) AS top
-    WHERE r.channel_key = %(channel_key)s AND r.at >= %(low)s AND r.at < %(high)s {narrow}
+    WHERE {where}
     OFFSET 0
 ) AS part
 JOIN unnest(%(paths)s::jsonpath[], %(tops)s::text[]) WITH ORDINALITY AS p (path, top, number) ON p.top = part.key

@@ -336,10 +336,11 @@ class RateTest(AggregateCase):
 
 
 class ManyKeysTest(WholeRangeTest):
-    """The same answers by the query that serves thousands of key paths."""
+    """The same answers by the queries that serve thousands of key paths."""
 
     def setUp(self) -> None:
         self.enterContext(patch("streams.aggregates.FEW_KEYS", 0))
+        self.enterContext(patch("streams.aggregates.MOST_WIDE", 0))
 
 
 class ManyRatesTest(RateTest):
@@ -356,7 +357,7 @@ class RefusalTest(AggregateCase):
             patch("streams.aggregates.sql_text", return_value="SELECT pg_sleep(60)"),
             patch("streams.aggregates.QUERY_LIMIT_S", 0.05),
         ):
-            answer = self.call("GET", f"{STREAM}?{END}&aggregate=avg")
+            answer = self.call("GET", f"{STREAM}?{END}&aggregate=p50")
         body = self.assert_error(answer, 400, "INVALID_VALUE", fields={"end"})
         assert "ask for less of it" in body["message"]
 

@@ -83,9 +83,9 @@ class ChartTest(StreetTestCase):
     def test_an_empty_span_and_no_keys_are_no_error(self) -> None:
         assert chart(Source.device(self.web1.pk), [], start=self.begin, end=self.begin).times == []
 
-    def test_sparklines_of_many_devices_take_one_query(self) -> None:
+    def test_sparklines_take_as_many_queries_however_many_devices_there_are(self) -> None:
         self.send_series([f'{{"n":{n}}}' for n in range(40)], every_s=60)
-        with self.assertNumQueries(1):
+        with self.assertNumQueries(5):  # two of them begin and end the transaction
             lines = sparklines(
                 [self.web1.pk, self.new1.pk],
                 ["n"],

@@ -10,15 +10,16 @@ from typing import Any
 from django.db import connection, transaction
 
 from streams.hypertable import UNLIMITED_SQL, Chunk, chunks
+from streams.rollup_rows import EVERY_DEVICE
 from streams.rollups import DELETE_NOTED_SQL
 from streams.storage import RECORDS, Kind, TimeSeries, storage_kind
 
 STEP_ROWS = 5_000
-# Roll-ups of a day whose records of a channel go as a whole.
-_NOTE_DAY_SQL = """
+# Roll-ups of a day whose records of a channel go as a whole: by the hour, of every device, whether there are any yet.
+_NOTE_DAY_SQL = f"""
 INSERT INTO streams_rollupdue (device_key, channel_key, low, high)
-SELECT DISTINCT device_key, channel_key, %(low)s::timestamptz, %(high)s::timestamptz FROM streams_rollupminute
-WHERE channel_key = %(channel_key)s AND at >= %(low)s AND at < %(high)s AND device_key <> 0
+SELECT {EVERY_DEVICE}, %(channel_key)s, hour, hour + interval '1 hour'
+FROM generate_series(%(low)s::timestamptz, %(high)s::timestamptz - interval '1 hour', interval '1 hour') AS hour
 """
 
 

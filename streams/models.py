@@ -110,7 +110,8 @@ class RollupMark(models.Model):
 class RollupDue(models.Model):
     """Minutes of a device in a channel whose roll-ups must be made anew, because records came late or went.
 
-    Written in the transaction of those records, one row for each hour; only the worker takes rows away.
+    Written in the transaction of those records, one row for each hour; only the worker takes rows away. A device
+    key of 0 means every device of the channel.
     """
 
     device_key = models.BigIntegerField()

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from streams.database import Connection, connect
 from streams.rollup_rows import (
+    EVERY_DEVICE,
     HOUR,
     MINUTE,
     MINUTES,
@@ -316,9 +317,11 @@ class Roller:
         if not done:
             return False
         self._days_ensure({span.low for span in spans})
+        whole = [span._replace(device_key=None) for span in spans if span.device_key == EVERY_DEVICE]
         with self._own.transaction(), self._own.cursor() as cursor:
-            minutes_make(cursor, spans)
-            hours_make(cursor, hours_within(spans, until=mark.rolled_until))
+            for some in (whole, [span for span in spans if span.device_key != EVERY_DEVICE]):
+                minutes_make(cursor, some)
+                hours_make(cursor, hours_within(some, until=mark.rolled_until))
             cursor.execute("DELETE FROM streams_rollupdue WHERE id = ANY(%s)", [done])
         return True
 

@@ -32,12 +32,12 @@ def stored_rows(table: str) -> dict[Key, tuple[int, bool, dict[int, Fold]]]:
             f" FROM {table}"
         )
         rows = cursor.fetchall()
-    found = {}
-    for *key, records, whole, streams, counts, sums, lows, highs in rows:
+    found: dict[Key, tuple[int, bool, dict[int, Fold]]] = {}
+    for device, channel, tag, at, records, whole, streams, counts, sums, lows, highs in rows:
         counts = counts or [records] * len(streams)
         columns = zip(streams, counts, sums, lows or sums, highs or sums, strict=True)
-        found[tuple(key)] = (records, whole, {stream: Fold(*fold) for stream, *fold in columns})
-    return found  # type: ignore[return-value]
+        found[device, channel, tag, at] = (records, whole, {stream: Fold(*fold) for stream, *fold in columns})
+    return found
 
 
 def expected_rows(width: timedelta, *, until: datetime) -> dict[Key, tuple[int, bool, dict[int, Fold]]]:

@@ -62,9 +62,8 @@ class Window:
 
     @property
     def stored_rate(self) -> float:
-        """Reports a second that were stored during the window."""
-        left = max([0, *self.backlogs[-1:]])
-        return max(1.0, min(self.stored, self.acknowledged - left) / self.took_s)
+        """Reports a second that were stored, from the beginning until nothing was left to be stored."""
+        return max(1, self.stored) / (self.took_s + self.drained_s)
 
     @property
     def lost(self) -> int:

@@ -10,6 +10,7 @@ installed from here. Everything runs in temporary folders on free loopback ports
 """
 
 import argparse
+import signal
 import sys
 import time
 import traceback
@@ -121,6 +122,8 @@ class Run:
 
 
 def main() -> int:
+    # Zabbix waits for its database when it is told to end: everything has to be stopped in order.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     options = _options()
     NodeRed.folder = options.node_red
     run = Run(options)

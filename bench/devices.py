@@ -18,6 +18,7 @@ from typing import NamedTuple, Self
 DEVICES = 50  # on each of the two ways
 MQTT_LINES, HTTP_LINES = 10, 4
 WINDOW = 200  # unacknowledged messages of one MQTT connection
+PERIOD = 23  # after so many messages their kinds begin again
 HTTP_EVERY = 20  # one message in so many goes by HTTP
 RETRY_S = 0.1
 ANSWER_S = 15.0  # an HTTP request without an answer is sent again
@@ -45,7 +46,7 @@ def message(number: int, *, base_us: int) -> Message:
 
     `base_us`: microseconds since the epoch, where own times begin.
     """
-    place = number % 23
+    place = number % PERIOD
     if place == 6:
         return message(number - 1, base_us=base_us)._replace(number=number)
     by_http = number % HTTP_EVERY == HTTP_EVERY - 1
@@ -56,6 +57,11 @@ def message(number: int, *, base_us: int) -> Message:
     timed = 5 <= place <= 14
     payload = b'{"at":%d,"value":%b}' % (base_us + number, value) if timed else value
     return Message(number, number, by_http, device_id, payload, timed=timed, good=True)
+
+
+def beginning(number: int) -> int:
+    """The first number from this one on at which devices may begin: what is repeated must be theirs, too."""
+    return number + -number % PERIOD
 
 
 @dataclass

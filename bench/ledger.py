@@ -21,7 +21,7 @@ from pathlib import Path
 import psycopg
 
 from bench.books import HEAD, Books, Row, counters_wrong, line, traffic
-from bench.devices import Devices, Target
+from bench.devices import Devices, Target, beginning
 from bench.scenarios import DISK_BYTES, SCENARIOS, Needs, Scenario, Scene, kills_at
 from bench.supervised import NoSmallDisk, Supervised
 from servwatch_site.embedded.mosquitto import AUTOSAVE_S
@@ -82,7 +82,7 @@ class Ledger:
             wrong = wait_for_all_parts(stack)
             time.sleep(max(0.0, self._seconds - scene.elapsed_s))
             books = come_to_rest(scene)
-            self._next = devices.made
+            self._next = beginning(devices.made)
             row = books.row(scenario.name, before, traffic(stack))
         row.recovered_s = recovered_s
         row.wrong += [*wrong, *counters_wrong(stack)]

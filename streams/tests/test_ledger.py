@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from bench.devices import PERIOD, beginning, message
 from bench.ledger import Ledger
 from bench.scenarios import PARTS, SCENARIOS, Needs, Scenario, kills
 from bench.supervised import Supervised
@@ -44,6 +45,12 @@ def test_nothing_is_lost_and_nothing_stored_twice(
         assert (row.lost.total(), row.doubled.total()) == (0, 0)
         assert row.acknowledged + row.again == row.stored + row.refused + row.duplicate
         assert row.refused > 0 and row.duplicate > 0
+
+
+def test_no_message_repeats_one_from_before_the_beginning() -> None:
+    first = beginning(1524)  # which repeats 1523
+    assert first - 1524 < PERIOD
+    assert all(message(number, base_us=0).original >= first for number in range(first, first + 2 * PERIOD))
 
 
 def test_every_need_of_a_scenario_has_its_installation() -> None:

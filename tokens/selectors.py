@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from django.db import connection
 from django.utils import timezone
@@ -123,13 +124,23 @@ def storage_use(account_key: int) -> StorageUse:
         own, all_stored = map(int, cursor.fetchone())
         if not own:
             return StorageUse(count=0, size_bytes=0)
-        # Both partitions and the chunks of a hypertable inherit from the table.
-        cursor.execute(
-            "SELECT coalesce(sum(pg_total_relation_size(inhrelid)), 0) FROM pg_inherits"
-            " WHERE inhparent = to_regclass('streams_record')"
-        )
+        size_bytes = _records_size(cursor)
+    return StorageUse(count=own, size_bytes=size_bytes * own // all_stored)
+
+
+def _records_size(cursor: Any) -> int:
+    """Bytes of all records on disk, with indexes; what is in TimescaleDB's columnstore is known to it alone."""
+    cursor.execute("SELECT to_regprocedure('hypertable_size(regclass)') IS NOT NULL")
+    if cursor.fetchone()[0]:
+        cursor.execute("SELECT hypertable_size('streams_record')")
         (size_bytes,) = cursor.fetchone()
-    return StorageUse(count=own, size_bytes=int(size_bytes) * own // all_stored)
+        if size_bytes is not None:
+            return int(size_bytes)
+    cursor.execute(
+        "SELECT coalesce(sum(pg_total_relation_size(inhrelid)), 0) FROM pg_inherits"
+        " WHERE inhparent = to_regclass('streams_record')"
+    )
+    return int(cursor.fetchone()[0])
 
 
 def traffic_of_all() -> Traffic:

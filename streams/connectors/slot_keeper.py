@@ -186,9 +186,13 @@ class SlotKeeper:
 
     async def _lead(self, found: Survey) -> bool:
         """True when slots were made or told to end."""
-        states = found.states
-        missing, mark = slots_plan(states, wanted=self._wanted, now=datetime.now(UTC), settle=self._settle)
-        leaving = slots_leaving(states, wanted=self._wanted)
+        states, wanted = found.states, self._wanted
+        if (
+            self._filling and states
+        ):  # a full queue may drop the mark of a new deal for one slot and not for another
+            wanted = max(states.values(), key=lambda state: state.epoch).parts
+        missing, mark = slots_plan(states, wanted=wanted, now=datetime.now(UTC), settle=self._settle)
+        leaving = slots_leaving(states, wanted=wanted)
         if states:
             self._leader.give(mark)
         if not missing and not leaving:

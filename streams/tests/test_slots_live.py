@@ -156,6 +156,14 @@ class SlotsTest(CommittedTestCase):
         assert not DeliveryBatch.objects.exclude(slot=0).exists()
         assert AccountTraffic.objects.filter(writer="mqtt-1", stored__gt=0).exists()
 
+    def test_what_is_published_after_a_restart_of_the_broker_waits_for_every_slot(self) -> None:
+        ListenerSlot.objects.bulk_create(ListenerSlot(slot=slot, parts=2, epoch=1) for slot in (0, 1))
+        self.keep(2, lambda keeper: keeper.slots == [0, 1], what="two slots")
+        self.broker.restart()
+        self.publish(range(60))  # no listener has subscribed again yet
+        self.keep(2, lambda keeper: len(self.numbers()) >= 60, what="everything")
+        assert self.numbers() == list(range(60))
+
     def process(self) -> ListenerProcess:
         return ListenerProcess(
             mqtt_port=self.broker.port, database_url=listening.test_database_url(), environment=TWO_SLOTS

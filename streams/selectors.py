@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import psycopg
+from django.conf import settings
 from django.db import connection
 from django.db.models import Max
 
@@ -213,6 +214,53 @@ def _page(
     shape: Callable[[list[Row]], list[Any]] = list,
 ) -> _Page:
     """One query, read in small portions: the driver would hold all of a page of large records otherwise."""
+    nearer = _page_span(narrow, descending=descending, after=after, limit=limit)
+    page = _page_read(nearer or narrow, descending=descending, after=after, limit=limit, shape=shape)
+    if nearer is None or page.read == limit:
+        return page
+    if page.read == 0:  # all of these were removed meanwhile, or share the time of `after`
+        return _page_read(narrow, descending=descending, after=after, limit=limit, shape=shape)
+    return page._replace(more=True)
+
+
+def _page_span(
+    narrow: RecordFilter, *, descending: bool, after: Position | None, limit: int
+) -> RecordFilter | None:
+    """The times that hold the page, for days that may lie in the columnstore: there a sort takes in all of a span,
+    and unpacks it, however few rows are wanted of it. Their times alone are found at little cost.
+
+    None where that is not needed or not possible.
+    """
+    edge = min(narrow.high, after.at if after else narrow.high) if descending else narrow.low
+    edge = max(edge, after.at) if after and not descending else edge
+    if narrow.names is not None or edge > datetime.now(UTC) - timedelta(days=settings.COLUMNSTORE_AFTER_DAYS):
+        return None
+    text, values = narrow_sql(narrow)
+    if after is not None and descending:
+        values["high"] = min(narrow.high, after.at + timedelta(microseconds=1))
+    elif after is not None:
+        values["low"] = max(narrow.low, after.at)
+    with connection.cursor() as cursor:
+        query = sql_text("record_page_edge").format(narrow=text, direction="DESC" if descending else "ASC")
+        cursor.execute(query, {**values, "skip": limit - 1})
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    return (
+        replace(narrow, low=row[0])
+        if descending
+        else replace(narrow, high=row[0] + timedelta(microseconds=1))
+    )
+
+
+def _page_read(
+    narrow: RecordFilter,
+    *,
+    descending: bool,
+    after: Position | None,
+    limit: int,
+    shape: Callable[[list[Row]], list[Any]],
+) -> _Page:
     sql, values = _page_query(narrow, descending=descending, after=after, limit=limit)
     made: list[Any] = []
     last: Row | None = None

@@ -1,0 +1,75 @@
+"""Pages of days old enough to be in the columnstore, on every kind of storage."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from servwatch_site.tests.street import StreetTestCase
+from streams import selectors
+from streams.selectors import RecordFilter, record_stream
+from streams.tests.columnstore import ColumnstoreTestCase
+from streams.tests.records import record_add
+
+
+class OldPages(StreetTestCase):
+    __test__ = False
+
+    def setUp(self) -> None:
+        super().setUp()
+        patch = pytest.MonkeyPatch()
+        self.addCleanup(patch.undo)
+        patch.setattr(selectors, "FIRST_PAGE_ROWS", 4)
+        patch.setattr(selectors, "MAX_PAGE_ROWS", 4)
+        self.begin = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(
+            days=20
+        )
+        # Three days; in the middle eight records share their time, twice as many as a page has.
+        for number in range(24):
+            at = self.begin + timedelta(hours=2 * number if number < 8 or number >= 16 else 16)
+            record_add(
+                self.web1 if number % 2 else self.new1, self.servers, at, {"n": number}, tag=f"t{number % 2}"
+            )
+        self.whole = RecordFilter(self.servers.pk, self.begin, self.begin + timedelta(days=3))
+
+    def numbers(self, narrow: RecordFilter, *, descending: bool = False) -> list[str]:
+        return [row.value for row in record_stream(narrow, descending=descending)]
+
+    def test_pages_in_both_directions_have_every_record_once(self) -> None:
+        there = self.numbers(self.whole)
+        assert len(set(there)) == 24
+        assert self.numbers(self.whole, descending=True) == there[::-1]
+
+    def test_a_tag_and_a_device_narrow_them(self) -> None:
+        tagged = RecordFilter(self.servers.pk, self.whole.low, self.whole.high, tag="t1")
+        of_device = RecordFilter(self.servers.pk, self.whole.low, self.whole.high, device_keys=[self.web1.pk])
+        assert len(self.numbers(tagged)) == 12
+        assert self.numbers(tagged) == self.numbers(of_device)
+
+    def test_a_limit_is_kept(self) -> None:
+        rows = list(record_stream(self.whole, limit=11))
+        assert len(rows) == 11
+        rest = list(record_stream(self.whole, after=rows[-1].position))
+        assert [row.value for row in rows + rest] == self.numbers(self.whole)
+
+    def test_records_removed_between_two_queries_do_not_end_the_reading(self) -> None:
+        span = selectors._page_span
+
+        def removing(narrow: RecordFilter, **rest: object) -> RecordFilter | None:
+            found = span(narrow, **rest)  # type: ignore[arg-type]
+            return None if found is None else RecordFilter(self.servers.pk, found.low, found.low)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(selectors, "_page_span", removing)
+            assert len(self.numbers(self.whole)) == 24
+
+
+class OldPagesTest(OldPages):
+    __test__ = True
+
+
+class CompressedPagesTest(OldPages, ColumnstoreTestCase):
+    __test__ = True
+
+    def setUp(self) -> None:
+        super().setUp()
+        assert self.compress()

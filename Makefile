@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 TEST_ARGS ?=
+# Each of the two has a database server of its own; the tests of one file stay together.
+IN_PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help run setup test check format clean
 .NOTPARALLEL:
@@ -27,7 +29,7 @@ setup-dev:
 .PHONY: setup-dev
 
 test: setup-dev
-	$(VENV) -m pytest $(TEST_ARGS)
+	$(VENV) -m pytest $(IN_PARALLEL) $(TEST_ARGS)
 
 check: setup-dev
 	$(VENV) -m ruff format --check .
@@ -36,7 +38,7 @@ check: setup-dev
 	$(VENV) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 	$(VENV) -m servwatch_site.embedded.postgres run -- $(VENV) manage.py check --fail-level WARNING
 	$(VENV) -m servwatch_site.embedded.postgres run -- $(VENV) manage.py makemigrations --check --dry-run
-	$(VENV) -m pytest $(TEST_ARGS)
+	$(VENV) -m pytest $(IN_PARALLEL) $(TEST_ARGS)
 
 format: setup-dev
 	$(VENV) -m ruff format .

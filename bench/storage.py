@@ -23,7 +23,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 
@@ -109,7 +108,7 @@ def database(url: str | None) -> Iterator[Connection]:
         admin = stack.enter_context(psycopg.connect(url, autocommit=True))
         admin.execute(f"CREATE DATABASE {name}")
         stack.callback(admin.execute, f"DROP DATABASE {name} WITH (FORCE)")
-        with psycopg.connect(urlunsplit(urlsplit(url)._replace(path=f"/{name}")), autocommit=True) as own:
+        with psycopg.connect(url, dbname=name, autocommit=True) as own:
             own.execute("SET TIME ZONE 'UTC'")
             yield own
 

@@ -54,6 +54,7 @@ class LogFollower:
         """A connection begins; whether the broker had more to say meanwhile than it kept for us."""
         missed = not present or self._until is None or at - self._until > timedelta(seconds=LOG_KEPT_S)
         self._before, self._connected_at = self._until, at
+        self._uptime_s = None  # of a broker that has restarted soon it may be as long as the one we know
         return missed
 
     def heard(self, at: datetime) -> None:

@@ -115,7 +115,7 @@ def stop_for(name: str, seconds: float) -> Callable[[Scene], None]:
 def kill_backend(scene: Scene) -> None:
     """One of PostgreSQL's processes dies: it ends all the others and recovers, as after running out of memory."""
     ((pid,),) = scene.stack.query(
-        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'servwatch-mqtt%' LIMIT 1"
+        "SELECT pid FROM pg_stat_activity WHERE starts_with(application_name, 'servwatch-mqtt') LIMIT 1"
     )
     os.kill(pid, signal.SIGKILL)
 

@@ -27,9 +27,12 @@ Transact = Callable[[Callable[[Cursor], None]], Awaitable[bool]]
 
 
 class Line(NamedTuple):
+    """A line of the log. `again`: it was sent on an earlier connection already."""
+
     topic: str
     text: bytes
     at: datetime
+    again: bool
 
 
 class LogFollower:
@@ -90,7 +93,10 @@ class LogFollower:
     async def take(self, lines: Sequence[Line]) -> bool:
         """Write what these lines tell. False when told to stop meanwhile."""
         for line in lines:
-            self._log.note(line.text, at=line.at, kind=log_kind(line.topic))
+            at = line.at
+            if line.again and self._connected_at is not None:
+                at = min(at, self._connected_at - timedelta(microseconds=1))  # it tells of the time before
+            self._log.note(line.text, at=at, kind=log_kind(line.topic))
         return await self._write()
 
     async def tend(self, *, now_s: float) -> None:

@@ -441,8 +441,10 @@ class Listener:
         """The lines of the broker's log, before they are acknowledged. False when told to stop meanwhile."""
         if self._log is None:
             return True
-        lines = [arrived.message for arrived in batch if arrived.of_broker]
-        return await self._log.take([Line(line.topic, line.payload, line.received_at) for line in lines])
+        lines = [(arrived.message, arrived.dup) for arrived in batch if arrived.of_broker]
+        return await self._log.take(
+            [Line(line.topic, line.payload, line.received_at, dup) for line, dup in lines]
+        )
 
     async def _begin_session(self) -> None:
         session = self._queue.popleft()

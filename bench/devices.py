@@ -66,10 +66,13 @@ def beginning(number: int) -> int:
 
 @dataclass
 class Log:
-    """By number of the message: how often it was put on the way, and when (since the epoch) it was acknowledged."""
+    """By number of the message: how often it was put on the way, when (since the epoch) its acknowledgement was read,
+    and since when the connection was there on which that came.
+    """
 
     times_sent: Counter[int] = field(default_factory=Counter)
     acknowledged: dict[int, float] = field(default_factory=dict)
+    connected: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -261,6 +264,7 @@ class _MqttLine(_Line):
         super().__init__(target, log, selector)
         self._client_id = client_id
         self._waiting: dict[int, Message] = {}  # by packet id, in the order of sending
+        self._connected_at = 0.0
         self._next_id = 1
 
     @property
@@ -278,6 +282,7 @@ class _MqttLine(_Line):
         self._publish(packet_id, made, dup=False)
 
     def connected(self) -> None:
+        self._connected_at = time.time()
         texts = (self._client_id, self.target.user, self.target.token)
         fields = b"".join(len(text).to_bytes(2, "big") + text.encode() for text in texts)
         body = b"\x00\x04MQTT\x04\xc2\x00\x00" + fields
@@ -290,7 +295,9 @@ class _MqttLine(_Line):
             if head == 0x20:
                 self._admitted(packet_id & 0xFF)
             elif head == 0x40:
-                self.log.acknowledged.setdefault(self._waiting.pop(packet_id).number, time.time())
+                number = self._waiting.pop(packet_id).number
+                self.log.acknowledged.setdefault(number, time.time())
+                self.log.connected.setdefault(number, self._connected_at)
             else:
                 raise ConnectionError(f"the broker sent a packet of kind {head:#x}")
 

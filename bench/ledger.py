@@ -171,20 +171,21 @@ def come_to_rest(scene: Scene) -> Books:
 def excuse(row: Row, scene: Scene, books: Books) -> None:
     """A Mosquitto that dies takes back what happened since it last saved; what that explains breaks no promise.
 
-    Lost: acknowledged within that time. Doubled: handed to the listener within that time. Never what came by HTTP, and
-    never twice what has its own time.
+    Lost: acknowledged within that time by that broker; what came on a connection to it may be read after its death.
+    Doubled: handed to the listener within that time. Never what came by HTTP, and never twice what has its own time.
     """
+    log = scene.devices.log
     since_s = AUTOSAVE_S + AUTOSAVE_LATE_S
     ages: dict[str, list[float]] = {"lost": [], "doubled": []}
-    for kind, counter, when in (
-        ("lost", row.lost, scene.devices.log.acknowledged.__getitem__),
-        ("doubled", row.doubled, books.first_stored),
-    ):
+    for kind, counter in (("lost", row.lost), ("doubled", row.doubled)):
         for number in counter:
             made = scene.devices.message(number)
-            age_s = min(
-                (died - when(number) for died in scene.broker_died_at if died > when(number)), default=99.0
-            )
+            if kind == "lost":
+                at, of_broker = log.acknowledged[number], log.connected.get(number, float("inf"))
+            else:
+                at = of_broker = books.first_stored(number)
+            ages_s = [max(0.0, died - at) for died in scene.broker_died_at if died > of_broker]
+            age_s = min(ages_s, default=99.0)
             if not made.by_http and not (made.timed and kind == "doubled") and age_s < since_s:
                 row.excused[number] = counter[number]
                 ages[kind].append(age_s)

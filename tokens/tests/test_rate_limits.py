@@ -64,6 +64,10 @@ class ApiTokenLimitTest(ApiTestCase):
 
 @override_settings(ADDRESS_LIMIT=4)
 class AddressLimitTest(ApiTestCase):
+    def setUp(self) -> None:
+        with connection.cursor() as cursor:  # counters are committed at once, also those of other tests
+            cursor.execute("DELETE FROM tokens_counter")
+
     def test_wrong_tokens_of_one_address_are_limited_and_make_no_counter_each(self) -> None:
         with patch(CLOCK, return_value=SECOND + 50):
             answers = [self.call("GET", "/v2/user", token=f"wrong-{number}") for number in range(7)]

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
@@ -365,10 +365,18 @@ class Listener:
         if isinstance(head, _Marked) and head.state is not None:
             await self._begin_deal(head, head.state)
             return
-        if len(self._queue) < BATCH_MOST and not self._stopping.is_set():
-            await asyncio.sleep(BATCH_AGE_S)
+        await asyncio.sleep(self._wait_s(head))
         await self._commit(self._take())
         self._resume()
+
+    def _wait_s(self, head: object) -> float:
+        """How long the oldest message may still wait for company; one that waited for the last commit need not."""
+        if len(self._queue) >= BATCH_MOST or self._stopping.is_set():
+            return 0.0
+        if not isinstance(head, _Arrived):
+            return BATCH_AGE_S
+        waited_s = (datetime.now(UTC) - head.message.received_at).total_seconds()
+        return min(max(BATCH_AGE_S - waited_s, 0.0), BATCH_AGE_S)
 
     def _resume(self) -> None:
         few = len(self._queue) < RESUME_BELOW and self._queued_bytes < RESUME_BELOW_BYTES

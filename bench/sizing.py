@@ -19,15 +19,15 @@ DAY_S = 86_400
 class Constants:
     """Microseconds of a core a message, and bytes, of messages of 11 numbers and 200 bytes (docs/performance.md)."""
 
-    broker_us: float = 12.0
-    listener_us: float = 34.0
-    database_us: float = 26.0
-    database_us_lone: float = 60.0  # where each message of a batch is of another device
-    rollup_us: float = 12.0
-    record_bytes: float = 430.0
-    columnstore_bytes: float = 45.0
-    rollup_minute_bytes: float = 700.0  # a device and minute
-    rollup_hour_bytes: float = 700.0
+    broker_us: float = 30.0
+    listener_us: float = 40.0
+    database_us: float = 18.0
+    database_us_lone: float = 55.0  # where each message of a batch is of another device
+    rollup_us: float = 19.0
+    record_bytes: float = 490.0
+    columnstore_bytes: float = 85.0
+    rollup_minute_bytes: float = 670.0  # a device and minute
+    rollup_hour_bytes: float = 670.0
     latest_bytes: float = 700.0
     queued_bytes: float = 480.0  # of the broker's memory, a message that waits
     device_memory_bytes: float = 1_600.0  # of each listener

@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from streams.database import Connection, connect
+from streams.priority import give_way
 from streams.rollup_rows import (
     EVERY_DEVICE,
     HOUR,
@@ -149,6 +150,7 @@ def rollups_make(
     with connect(name="rollups") as own:
         if not _locked(own):
             return False
+        give_way(own)
         roller = Roller(own)
         while not stop():
             if not roller.step(now=now()):

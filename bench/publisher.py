@@ -62,15 +62,17 @@ class Publisher:
         count: int,
         each_second: Callable[[float], None] = lambda _elapsed: None,
         at_most_s: float | None = None,
+        first: int = 0,
     ) -> float:
         """Send up to `count` messages at `rate` a second and wait for their acknowledgements, two minutes at most.
 
-        With `at_most_s` it stops sending after that time and waits for what is on the way.
+        With `at_most_s` it stops sending after that time and waits for what is on the way. Whoever sends again with
+        the same publisher goes on at `first`, the number of the next message; `count` then includes those before.
 
         `each_second(elapsed_s)` is called about once a second. Returns how long it took, in seconds.
         """
         began = told = time.monotonic()
-        number = 0
+        number = first
         patience_s = 120 + (count / rate if at_most_s is None else at_most_s)
         while len(self.log.acknowledged) < count and time.monotonic() - began < patience_s:
             now = time.monotonic()
@@ -80,7 +82,7 @@ class Publisher:
             if at_most_s is not None and now - began > at_most_s:
                 count = number
             else:
-                number = self._send_until(number, min(count, int((now - began) * rate) + 1))
+                number = self._send_until(number, min(count, first + int((now - began) * rate) + 1))
             self._exchange(timeout_s=0.002)
         return time.monotonic() - began
 

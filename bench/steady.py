@@ -221,7 +221,7 @@ class Probes:
             while not self._over.is_set():
                 number = time.time_ns() // 1_000
                 began = time.monotonic()
-                probe.run(rate=1_000, count=len(probe.log.acknowledged) + 1)
+                probe.run(rate=1_000, first=self.sent, count=self.sent + 1)
                 self.sent += 1
                 while not self._seen(database, number):
                     if time.monotonic() - began > 60:

@@ -42,6 +42,8 @@ BATCH_MOST = 5_000
 BATCH_AGE_S = 0.02
 TOPICS_REMEMBERED = 50_000
 PAUSE_ABOVE, RESUME_BELOW = 12_000, 6_000
+# The broker's packet ids begin again after 65,535: to acknowledge one that stands for two messages loses one of them.
+MOST_UNACKNOWLEDGED = 50_000
 # Read, a payload takes several times its size.
 BATCH_MOST_BYTES, PAUSE_ABOVE_BYTES, RESUME_BELOW_BYTES = 8 << 20, 24 << 20, 12 << 20
 CONNECT_TIMEOUT_S = 10.0
@@ -141,6 +143,9 @@ class Listener:
         self._state = SlotState(slot)
         self._queue: deque[_Arrived | _Foreign | _Marked | _Session] = deque()
         self._queued_bytes = 0
+        self._queued_ids = (
+            0  # messages in the queue that wait for their acknowledgement, those of other slots too
+        )
         self._held: _Held | None = None
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -305,8 +310,11 @@ class Listener:
             message = incoming(packet, at, early)
             self._queue.append(_Arrived(client, message, packet.dup, packet.retain, of_broker))
             self._queued_bytes += len(packet.payload)
-        if len(self._queue) > PAUSE_ABOVE or self._queued_bytes > PAUSE_ABOVE_BYTES:
+            self._queued_ids += 1
+        if self._queued_ids > PAUSE_ABOVE or self._queued_bytes > PAUSE_ABOVE_BYTES:
             client.brake(True)
+        if self._queued_ids + (len(self._held.packet_ids) if self._held else 0) > MOST_UNACKNOWLEDGED:
+            client.begin_anew("more messages at once than can be told apart")
         self._wake.set()
 
     def _note_uptime(self, packet: Packet, at: datetime) -> None:
@@ -322,6 +330,7 @@ class Listener:
         state = self._state.after(mark) if mark.epoch > self._state.epoch else None
         self._state = state or self._state
         self._queue.append(_Marked(client, packet.packet_id, mark, state))
+        self._queued_ids += 1
 
     def _pass_over(self, client: ListenerClient, packet: Packet) -> None:
         if not packet.packet_id:
@@ -331,6 +340,7 @@ class Listener:
             last.packet_ids.append(packet.packet_id)
         else:
             self._queue.append(_Foreign(client, [packet.packet_id]))
+        self._queued_ids += 1
 
     # --- the database's side ---
 
@@ -379,7 +389,7 @@ class Listener:
         return min(max(BATCH_AGE_S - waited_s, 0.0), BATCH_AGE_S)
 
     def _resume(self) -> None:
-        few = len(self._queue) < RESUME_BELOW and self._queued_bytes < RESUME_BELOW_BYTES
+        few = self._queued_ids < RESUME_BELOW and self._queued_bytes < RESUME_BELOW_BYTES
         if few and self._client is not None and not self._stopping.is_set():
             self._client.brake(False)
 
@@ -404,12 +414,14 @@ class Listener:
                         packet_ids.append(packet_id)
             elif isinstance(head, _Foreign):
                 packet_ids.extend(head.packet_ids)  # on a lost connection nothing is acknowledged
+                self._queued_ids -= len(head.packet_ids) - 1
             elif head.state is None:
                 packet_ids.append(head.packet_id)
                 marks.append(head.mark)
             else:
                 break
             self._queue.popleft()
+            self._queued_ids -= 1
             client = head.client
         self._queued_bytes -= size
         return _Batch(client, arrived, packet_ids, marks)
@@ -471,6 +483,7 @@ class Listener:
             await asyncio.sleep(BATCH_AGE_S)
             return
         self._queue.popleft()
+        self._queued_ids -= 1
         if marked.client.lost.is_set():
             return
         self._held = _Held(marked.client, state, [marked.packet_id])

@@ -3,7 +3,8 @@
 gmqtt gives on_message no packet id, starts a task for every message, and on protocol 3.1.1 acknowledges before
 anybody has seen the message. So its handler of PUBLISH packets is replaced, on the instance, by one of ours that
 parses the packet and keeps order; and once connected, its reading of packets by one that takes all PUBLISH packets of
-a read at once, which is four times faster. The exact pin in requirements.txt and a test hold both seams.
+a read at once, which is four times faster, and its reading itself by one that waits while the brake is on. The exact
+pin in requirements.txt and tests hold the seams.
 """
 
 import asyncio
@@ -30,6 +31,7 @@ for _name in ("streams.connectors.gmqtt", "gmqtt"):
 _PROBES = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 2), ("TCP_USER_TIMEOUT", 20_000))
 _CLOSE_S = 2.0
 _REFUSAL_S = 0.2
+_BRAKED_S = 5.0  # how often gmqtt is told that nothing is missed while the brake is on
 
 
 class Packet(NamedTuple):
@@ -140,15 +142,15 @@ class ListenerClient:
         self._subscriptions = subscriptions
         self._on_packets = on_packets
         self._on_connected = on_connected
-        self._paused = False
+        self._may_read = asyncio.Event()
+        self._may_read.set()
         self.present = False  # the session was there before
         self.lost = asyncio.Event()
         self.subscribed = asyncio.Event()
         self.refused_subscription: str | None = None
         handler = self._client._package_handler
-        if not callable(getattr(handler, "_handle_publish_packet", None)) or not callable(
-            getattr(MQTTProtocol, "_read_packet", None)
-        ):
+        seams = (handler, "_handle_publish_packet"), (MQTTProtocol, "_read_packet"), (MQTTProtocol, "read")
+        if not all(callable(getattr(owner, name, None)) for owner, name in seams):
             raise RuntimeError("This gmqtt reads packets in another way; see requirements.txt for the pin.")
         handler._handler_cache[MQTTCommands.PUBLISH] = self._publish
 
@@ -215,23 +217,32 @@ class ListenerClient:
 
     def brake(self, on: bool) -> None:
         """Read no more from the broker, or read on; the broker keeps what is not read."""
-        if on == self._paused or self.lost.is_set():
-            return
-        transport = self._client._connection._transport
-        if transport.is_closing():
-            return
         if on:
-            transport.pause_reading()
+            self._may_read.clear()
         else:
-            transport.resume_reading()
-        self._paused = on
+            self._may_read.set()
+
+    async def _read(self, size: int) -> bytes:
+        """In the place of gmqtt's method: with the brake on nothing is read, and the broker is not missed for it.
+
+        Pausing the transport itself would not do: the stream reader in front of it resumes it whenever its own buffer
+        has room again. Not read, it fills that buffer and pauses the transport itself.
+        """
+        connection = self._client._connection
+        while not self._may_read.is_set():
+            connection._last_data_in = time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._may_read.wait(), _BRAKED_S)
+        connection._last_data_in = time.monotonic()
+        found: bytes = await MQTTProtocol.read(connection._protocol, size)
+        return found
 
     def _publish(self, header: int, body: bytes) -> None:
         """One PUBLISH packet, as gmqtt's own reading hands them over: those that came with the CONNACK."""
         try:
             packet = publish_parse(header, body, version=self._client._connection_state.protocol_version)
         except BadPacket as error:
-            self._begin_anew(error)
+            self.begin_anew(str(error))
             return
         self._on_packets(self, [packet])
 
@@ -245,22 +256,23 @@ class ListenerClient:
                 other=lambda header, body: connection.put_package(Package(header, body)),
             )
         except BadPacket as error:
-            self._begin_anew(error)
+            self.begin_anew(str(error))
             return -1
         if packets:
             connection._last_data_in = time.monotonic()
             self._on_packets(self, packets)
         return size
 
-    def _begin_anew(self, error: BadPacket) -> None:
-        """Going on would leave a message unacknowledged for ever: start again from the last acknowledgement."""
-        logger.error("The broker sent %s; connecting anew.", error)
+    def begin_anew(self, what: str) -> None:
+        """Going on could lose a message: end this connection and start again from the last acknowledgement."""
+        logger.error("The broker sent %s; connecting anew.", what)
         self._client._connection._transport.close()
 
     def _connected(self, _client: Any, session_present: int, _code: int, _properties: Any) -> None:
         self.present = bool(session_present)
         self._on_connected(self, self.present)
-        self._client._connection._protocol._read_packet = self._read_packets
+        protocol = self._client._connection._protocol
+        protocol._read_packet, protocol.read = self._read_packets, self._read
         if self._subscriptions:
             self._client.subscribe([self._subscription(topic, qos) for topic, qos in self._subscriptions])
 

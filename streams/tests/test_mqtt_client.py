@@ -2,29 +2,40 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 from gmqtt.mqtt.handler import MQTTConnectError
 
 from devices.broker import BrokerLogin
-from servwatch_site.tests.broker import RunningBroker
-from streams.connectors.mqtt_client import ListenerClient
+from servwatch_site.tests.broker import MqttClient, RunningBroker
+from streams.connectors.mqtt_client import ListenerClient, Packet
 
 LOGIN = BrokerLogin("listener", "right", ("read #",))
+SENDER = BrokerLogin("device", "right", ("write #",))
+BUFFER_BYTES = 2 * 64 * 1024  # the most that the stream reader of gmqtt takes in by itself
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-def client(password: str) -> ListenerClient:
+def client(
+    password: str,
+    on_packets: Callable[[ListenerClient, Sequence[Packet]], None] = lambda _client, _packets: None,
+) -> ListenerClient:
     return ListenerClient(
         client_id="probe",
         user="listener",
         password=password,
         version=4,
         subscriptions=[("a/#", 1)],
-        on_packets=lambda _client, _packets: None,
+        on_packets=on_packets,
         on_connected=lambda _client, _present: None,
     )
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the event loop go on until it is so."""
+    while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
+        await asyncio.sleep(0)
 
 
 async def connect_to(serve: Serve, *, timeout_s: float) -> None:
@@ -80,3 +91,47 @@ def test_a_broker_that_vanishes_is_missed_within_seconds() -> None:
 
     with RunningBroker(lambda: [LOGIN]) as broker:
         assert asyncio.run(connect(broker.port)) == 20_000
+
+
+def test_with_the_brake_on_the_broker_keeps_what_is_not_read() -> None:
+    """A queue in the broker far larger than the buffers on the way; braked at the first message."""
+    count, payload = 4_000, bytes(1_000)
+    told: list[Packet] = []
+
+    def take(braking: ListenerClient, packets: Sequence[Packet]) -> None:
+        if not told:
+            braking.brake(True)
+        told.extend(packets)
+        braking.acknowledge([packet.packet_id for packet in packets])
+
+    async def read(port: int) -> int:
+        connected = client("right", on_packets=take)
+        await connected.connect("127.0.0.1", port, tls=False, timeout_s=20)
+        protocol = connected._client._connection._protocol
+        async with asyncio.timeout(30):
+            # Nobody reads: the buffer in front of the socket stays full, and the socket is left alone.
+            await until(
+                lambda: (
+                    not protocol._transport.is_reading()
+                    and len(protocol._hard_reader._buffer) >= BUFFER_BYTES
+                )
+            )
+            braked = len(told)
+            connected.brake(False)
+            await until(lambda: len(told) == count)
+        await connected.close()
+        return braked
+
+    async def subscribe(port: int) -> None:
+        first = client("right")
+        await first.connect("127.0.0.1", port, tls=False, timeout_s=20)
+        async with asyncio.timeout(20):
+            await first.subscribed.wait()
+        await first.close()
+
+    with RunningBroker(lambda: [LOGIN, SENDER]) as broker:
+        asyncio.run(subscribe(broker.port))
+        with MqttClient(broker.port, user="device", password="right") as sender:
+            for info in [sender.publish("a/b", payload) for _ in range(count)]:
+                info.wait_for_publish(timeout=20)
+        assert 0 < asyncio.run(read(broker.port)) < 200

@@ -1,6 +1,7 @@
 """A burst: as fast as the broker acknowledges, for a minute; where does the backlog lie, and is everything stored?
 
     .venv/bin/python -m bench.burst --seconds 60
+    .venv/bin/python -m bench.burst --seconds 20 --kill 2           # kill -9 of the listener two seconds after the burst
     .venv/bin/python -m bench.burst --seconds 20 --queue-mb 32      # what happens at the bound of the broker's queue
 
 Publishers send as fast as PUBACKs come. Every second: the memory (PSS) of each part, the backlog (acknowledged and not
@@ -159,7 +160,9 @@ class Outcome:
         return found
 
 
-def run(*, seconds: float, devices: int, listeners: int, queue_mb: int, most: int) -> Outcome:
+def run(
+    *, seconds: float, devices: int, listeners: int, queue_mb: int, most: int, kill_s: float | None
+) -> Outcome:
     queue_bytes = queue_mb * 1_000_000 or None
     with Stack(mqtt_port=free_port(), slots=listeners, queue_bytes=queue_bytes) as stack:
         wait_until_listening(stack)
@@ -193,6 +196,12 @@ def run(*, seconds: float, devices: int, listeners: int, queue_mb: int, most: in
         took_s = publisher.run(rate=1e6, count=most, at_most_s=seconds)
         acknowledged = len(publisher.log.acknowledged)
         print(f"{acknowledged} acknowledged in {took_s:.1f} s = {acknowledged / took_s:.0f} a second")
+        if kill_s is not None and stack.listener is not None:
+            time.sleep(kill_s)
+            stack.listener_kill()
+            stack.listener_start()
+            processes["listener"] = [psutil.Process(stack.listener.pid)]
+            print("the listener was killed and begins again")
         caught_up_s = _catch_up(load, watch.begun + acknowledged)
         watch.end()
         publisher.close()
@@ -256,6 +265,7 @@ def main() -> int:
     parser.add_argument("--devices", type=int, default=1000)
     parser.add_argument("--listeners", type=int, default=1)
     parser.add_argument("--queue-mb", type=int, default=0, help="the bound; by default as the memory allows")
+    parser.add_argument("--kill", type=float, help="kill the listener so many seconds after the burst")
     parser.add_argument("--most", type=int, default=10_000_000, help="messages at most")
     arguments = parser.parse_args()
     outcome = run(
@@ -264,6 +274,7 @@ def main() -> int:
         listeners=arguments.listeners,
         queue_mb=arguments.queue_mb,
         most=arguments.most,
+        kill_s=arguments.kill,
     )
     print(
         f"acknowledged {outcome.acknowledged}  stored {outcome.stored}  lost {outcome.lost}  "

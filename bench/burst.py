@@ -1,7 +1,7 @@
 """A burst: as fast as the broker acknowledges, for a minute; where does the backlog lie, and is everything stored?
 
     .venv/bin/python -m bench.burst --seconds 60
-    .venv/bin/python -m bench.burst --seconds 20 --kill 2           # kill -9 of the listener two seconds after the burst
+    .venv/bin/python -m bench.burst --seconds 20 --kill 2       # kill -9 of the listener two seconds after it
     .venv/bin/python -m bench.burst --seconds 20 --queue-mb 32      # what happens at the bound of the broker's queue
 
 Publishers send as fast as PUBACKs come. Every second: the memory (PSS) of each part, the backlog (acknowledged and not

@@ -211,15 +211,23 @@ def run(
 
 
 def _catch_up(load: Load, received: int) -> float:
-    """Seconds until everything acknowledged is committed, or nothing more comes for fifteen."""
+    """Seconds until as many are committed as were acknowledged.
+
+    It goes on until nothing more comes for a while: what is sent again counts as well, and must not hide what is
+    still on its way.
+    """
     began = moved = time.monotonic()
-    known = load.received()
-    while known < received and time.monotonic() - began < CATCH_UP_S and time.monotonic() - moved < 15:
+    known, caught_up_s = load.received(), None
+    while time.monotonic() - began < CATCH_UP_S and time.monotonic() - moved < (
+        15 if known < received else 5
+    ):
         time.sleep(0.1)
         now = load.received()
         if now != known:
             known, moved = now, time.monotonic()
-    return moved - began
+        if caught_up_s is None and known >= received:
+            caught_up_s = moved - began
+    return moved - began if caught_up_s is None else caught_up_s
 
 
 def _count(stack: Stack, publisher: Publisher, caught_up_s: float, seconds: Sequence[Second]) -> Outcome:

@@ -31,7 +31,8 @@ from streams.structures import Structure
 
 logger = logging.getLogger(__name__)
 
-DELIVERIES_KEPT = 20_000
+# Of the delivery log; a flood may leave some hundred thousand acknowledgements unread in the broker for minutes.
+DELIVERIES_KEPT, DELIVERIES_KEPT_ALWAYS, DELIVERIES_KEPT_MINUTES = 500_000, 20_000, 10
 TRIM_EVERY_BATCHES = 500
 SHAPES_PER_DEVICE = 64  # a device that invents keys forever shares one latest row beyond this many
 STREAMS_PER_CHANNEL = 10_000
@@ -479,13 +480,21 @@ class Writer:
                 """
                 DELETE FROM streams_deliverybatch WHERE slot = %s AND id < (
                     SELECT min(id) FROM (
-                        SELECT id, sum(cardinality(packet_ids)) OVER (ORDER BY id DESC) - cardinality(packet_ids)
-                               AS newer
+                        SELECT id, received_at,
+                               sum(cardinality(packet_ids)) OVER (ORDER BY id DESC) - cardinality(packet_ids)
+                                   AS newer
                         FROM streams_deliverybatch WHERE slot = %s
-                    ) AS log WHERE newer < %s
+                    ) AS log
+                    WHERE newer < %s AND (newer < %s OR received_at > now() - make_interval(mins => %s))
                 )
                 """,
-                [self.slot, self.slot, DELIVERIES_KEPT],
+                [
+                    self.slot,
+                    self.slot,
+                    DELIVERIES_KEPT,
+                    DELIVERIES_KEPT_ALWAYS,
+                    DELIVERIES_KEPT_MINUTES,
+                ],
             )
 
 

@@ -28,7 +28,7 @@ from devices.broker import BROKER_UPTIME_TOPIC, ListenerLogin, listener_mark_top
 from devices.broker_address import BrokerAddress
 from streams.connectors.log_follower import LOG_SUBSCRIPTIONS, Line, LogFollower
 from streams.connectors.mqtt_client import ListenerClient, Packet
-from streams.delivery import Walk, deliveries_discard, deliveries_load
+from streams.delivery import Deliveries, Walk, deliveries_discard, deliveries_load
 from streams.lag import BATCH_SECONDS, BATCH_SIZES, LagMeter, SlotReport, Spread
 from streams.payload import FORM_JSON, Measurement, digest_of
 from streams.pipeline import Clock, Street
@@ -150,7 +150,7 @@ class Listener:
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._leaving = False
-        self._walk = Walk([])
+        self._walk = Walk(Deliveries())
         self._client: ListenerClient | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
         self._log = LogFollower(self._transact) if follows_log else None
@@ -473,8 +473,8 @@ class Listener:
         self._held = None
         if self._log is not None and session.missed:
             self._log.forget()
-        log = await self._in_thread_patiently(lambda: (self._read_log(present=session.present),))
-        self._walk = Walk(log[0] if log else [])
+        log = await self._in_thread_patiently(lambda: self._read_log(present=session.present))
+        self._walk = Walk(log if log is not None else Deliveries())
 
     async def _begin_deal(self, marked: _Marked, state: SlotState) -> None:
         """Everything before the mark is committed and acknowledged; let the broker answer that it has read that."""
@@ -503,12 +503,12 @@ class Listener:
         with self._street.writer.transaction() as cursor:
             return slot_state(cursor, self._slot)
 
-    def _read_log(self, *, present: bool) -> list[tuple[int, int]]:
+    def _read_log(self, *, present: bool) -> Deliveries:
         with self._street.writer.transaction() as cursor:
             if present:
                 return deliveries_load(cursor, slot=self._slot)
             deliveries_discard(cursor, slot=self._slot)
-            return []
+            return Deliveries()
 
     def _hold_slot(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         self._turn = slot_hold(connection, self._slot, turn=self._turn)

@@ -4,17 +4,18 @@ from zoneinfo import ZoneInfo
 
 import gmqtt.mqtt.handler
 import pytest
+from django.db import connection
 
 from servwatch_site.tests.street import StreetTestCase
 from streams.connectors.mqtt import delivery_digest
 from streams.connectors.mqtt_client import BadPacket, Packet, packets_read, publish_parse
-from streams.delivery import Walk, deliveries_discard, deliveries_load
+from streams.delivery import Deliveries, Walk, deliveries_discard, deliveries_load
 from streams.payload import parse
 from streams.plan import Early, Incoming
 from streams.topics import Kind
-from streams.writer import DELIVERIES_KEPT, Batch
+from streams.writer import DELIVERIES_KEPT, DELIVERIES_KEPT_ALWAYS, DELIVERIES_KEPT_MINUTES, Batch
 
-LOG = [(7, 70), (8, 80), (9, 90), (10, 100)]
+LOG = Deliveries.of([(7, 70), (8, 80), (9, 90), (10, 100)])
 
 
 def test_it_knows_committed_deliveries_that_come_again_in_order() -> None:
@@ -46,13 +47,13 @@ def test_it_never_goes_back() -> None:
 
 
 def test_a_wrapped_id_matches_its_later_place() -> None:
-    walk = Walk([(1, 10), (2, 20), (1, 10)])
+    walk = Walk(Deliveries.of([(1, 10), (2, 20), (1, 10)]))
     assert walk.was_committed(packet_id=2, digest=20, dup=True)
     assert walk.was_committed(packet_id=1, digest=10, dup=True)
 
 
 def test_an_empty_log_knows_nothing() -> None:
-    assert Walk([]).over
+    assert Walk(Deliveries()).over
 
 
 def packet(topic: bytes, payload: bytes, *, packet_id: bytes = b"", properties: bytes = b"") -> bytes:
@@ -149,10 +150,10 @@ class DeliveryLogTest(StreetTestCase):
             ]
             self.street.process(messages)
         with self.writer.transaction() as cursor:
-            assert deliveries_load(cursor, slot=0) == [(number, number * 10) for number in range(1, 7)]
-            assert deliveries_load(cursor, slot=1) == []
+            assert list(deliveries_load(cursor, slot=0)) == [(n, n * 10) for n in range(1, 7)]
+            assert list(deliveries_load(cursor, slot=1)) == []
             deliveries_discard(cursor, slot=0)
-            assert deliveries_load(cursor, slot=0) == []
+            assert list(deliveries_load(cursor, slot=0)) == []
 
     def test_a_redelivered_message_counts_as_duplicate_and_is_not_stored_again(self) -> None:
         message: Incoming = self.incoming("json/web-1", "5")
@@ -166,19 +167,32 @@ class DeliveryLogTest(StreetTestCase):
 
         assert device_traffic(self.web1) == Traffic(received=2, stored=1, duplicate=1)
 
-    def test_the_log_keeps_at_least_the_newest_twenty_thousand(self) -> None:
-        step = 500
-        for number in range(0, DELIVERIES_KEPT + 5_000, step):
-            with self.writer.transaction() as cursor:
-                batch = Batch(
-                    deliveries=[(place % 65_535 + 1, place) for place in range(number, number + step)]
-                )
-                self.writer._batches = 499  # trim with every batch
-                self.writer.write(cursor, batch)
-        with self.writer.transaction() as cursor:
-            log = deliveries_load(cursor, slot=0)
-            cursor.execute("SELECT count(*) FROM streams_deliverybatch")
-            (rows,) = cursor.fetchone() or (0,)
+    def test_the_log_keeps_what_a_flood_may_leave_unread_in_the_broker(self) -> None:
+        self._log(DELIVERIES_KEPT + 5_000)
+        log = self._trimmed()
         assert len(log) == DELIVERIES_KEPT
-        assert log[-1][1] == DELIVERIES_KEPT + 5_000 - 1
-        assert rows <= DELIVERIES_KEPT // step + 1
+        assert log.digests[-1] == DELIVERIES_KEPT + 5_000 - 1
+
+    def test_the_log_keeps_no_more_than_the_newest_of_what_is_old(self) -> None:
+        self._log(DELIVERIES_KEPT_ALWAYS + 10_000)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE streams_deliverybatch SET received_at = received_at - make_interval(mins => %s)",
+                [DELIVERIES_KEPT_MINUTES + 1],
+            )
+        assert len(self._trimmed()) == DELIVERIES_KEPT_ALWAYS
+
+    def _log(self, count: int, *, step: int = 5_000) -> None:
+        for number in range(0, count, step):
+            with self.writer.transaction() as cursor:
+                deliveries = [(place % 65_535 + 1, place) for place in range(number, number + step)]
+                self.writer.write(cursor, Batch(deliveries=deliveries))
+
+    def _trimmed(self) -> Deliveries:
+        self.writer._batches = 499  # the next batch trims
+        with self.writer.transaction() as cursor:
+            cursor.execute("SELECT max(id) FROM streams_deliverybatch")
+            (last,) = cursor.fetchone() or (0,)
+            self.writer.write(cursor, Batch(deliveries=[(1, 1)]))
+            cursor.execute("DELETE FROM streams_deliverybatch WHERE id > %s", [last])
+            return deliveries_load(cursor, slot=0)

@@ -20,7 +20,7 @@ RECOVERED, RULE_CHANGED = "recovered", "rule_changed"
 
 _STANDINGS_SQL = """
 SELECT id, rule_id, device_key, tag, key, phase, since, last_at, alert_id, config_version
-FROM events_alertstate WHERE device_key = ANY(%s::text::bigint[])
+FROM events_alertstate WHERE device_key = ANY(%s::text::bigint[]) AND cause = 'value'
 ORDER BY rule_id, device_key, tag, key_digest
 """
 _ALERTS_SQL = """
@@ -44,7 +44,7 @@ INSERT INTO events_alertstate
     (rule_id, device_key, tag, key, key_digest, phase, since, last_at, alert_id, config_version)
 SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::text[], %s::timestamptz[],
                      %s::timestamptz[], %s::bigint[], %s::bigint[])
-ON CONFLICT (rule_id, device_key, tag, key_digest) DO UPDATE
+ON CONFLICT (rule_id, device_key, tag, key_digest, cause) DO UPDATE
 SET phase = excluded.phase, since = excluded.since, last_at = excluded.last_at, alert_id = excluded.alert_id,
     config_version = excluded.config_version
 """

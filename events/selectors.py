@@ -1,5 +1,6 @@
 """Reads of rules and alerts for pages and API."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -69,7 +70,7 @@ def rule_is_enabled(rule: Rule) -> bool:
 
 def alert_get_for_account(account: Account, alert_key: int) -> AlertRow:
     """One alert. Raises NOT_FOUND, also for a stranger's."""
-    rows = _with_devices(_alerts(account).filter(pk=alert_key))
+    rows = alert_rows(_alerts(account).filter(pk=alert_key))
     if not rows:
         raise no_alert()
     return rows[0]
@@ -88,14 +89,14 @@ def alert_list(
     limit: int | None = None,
 ) -> list[AlertRow]:
     """The account's alerts, the newest first, those before `before`."""
-    rows = _alerts_narrowed(account, narrow, now=now)
+    rows = alerts_narrowed(account, narrow, now=now)
     if before is not None:
         rows = rows.filter(pk__lt=before)
-    return _with_devices(rows[:limit])
+    return alert_rows(rows[:limit])
 
 
 def alert_count(account: Account, *, narrow: AlertFilter, now: datetime) -> int:
-    return _alerts_narrowed(account, narrow, now=now).count()
+    return alerts_narrowed(account, narrow, now=now).count()
 
 
 def alerts_open_of_all() -> int:
@@ -124,7 +125,8 @@ def _alerts(account: Account) -> QuerySet[Alert]:
     return alerts.select_related("rule", "channel").prefetch_related(comments).order_by("-pk")
 
 
-def _alerts_narrowed(account: Account, narrow: AlertFilter, *, now: datetime) -> QuerySet[Alert]:
+def alerts_narrowed(account: Account, narrow: AlertFilter, *, now: datetime) -> QuerySet[Alert]:
+    """The newest first, with rule, channel and comments."""
     rows = _alerts(account)
     if narrow.state:
         rows = rows.filter(_in_state(narrow.state, now=now))
@@ -158,7 +160,8 @@ def _in_state(state: str, *, now: datetime) -> Q:
     }[state]
 
 
-def _with_devices(rows: QuerySet[Alert]) -> list[AlertRow]:
+def alert_rows(rows: Iterable[Alert]) -> list[AlertRow]:
+    """These alerts with the ids of their devices, in one query for all."""
     alerts = list(rows)
     keys = {alert.device_key for alert in alerts}
     ids = dict(Device.objects.filter(pk__in=keys).values_list("pk", "device_id"))

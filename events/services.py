@@ -67,7 +67,7 @@ INSERT INTO events_notification (alert_id, kind) SELECT id, 'resolved' FROM reso
 
 @transaction.atomic
 def rule_create(account: Account, *, changes: Mapping[str, Any]) -> Rule:
-    """A new rule of fields of EDITABLE; enabled unless it says otherwise or its condition is not complete.
+    """A new rule of fields of EDITABLE and `notifiers`; enabled unless it says otherwise or is not complete.
 
     Raises INVALID_VALUE with the fields.
     """
@@ -78,12 +78,13 @@ def rule_create(account: Account, *, changes: Mapping[str, Any]) -> Rule:
     _check(rule)
     rule.config_version = rule.condition_version = config_bump()
     rule.save(force_insert=True)
+    rule.notifiers.set(changes.get("notifiers", ()))
     return rule
 
 
 @transaction.atomic
 def rule_update(rule: Rule, *, changes: Mapping[str, Any], now: datetime) -> Rule:
-    """Change fields of EDITABLE. With another condition, or disabled, its open alerts end, and say why.
+    """Change fields of EDITABLE and `notifiers`. With another condition, or disabled, its open alerts end, and say why.
 
     Raises INVALID_VALUE with the fields.
     """
@@ -94,6 +95,8 @@ def rule_update(rule: Rule, *, changes: Mapping[str, Any], now: datetime) -> Rul
     if before != [getattr(rule, name) for name in CONDITION]:
         rule.condition_version = rule.config_version
     rule.save(update_fields=[*EDITABLE, "condition_version", "config_version"])
+    if "notifiers" in changes:
+        rule.notifiers.set(changes["notifiers"])
     alerts_end(now=now, rule=rule)
     return rule
 

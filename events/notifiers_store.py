@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
-from events.models import Delivery, Notifier, Rule
+from events.models import Alert, Delivery, DeliveryItem, Notification, Notifier, Rule
 from events.notifiers import KINDS, kind_of
 from events.notifiers.shape import SettingsError
 from servwatch_site.errors import Code, ServwatchError
@@ -68,7 +68,11 @@ def notifier_update(
 
     New settings or enabling it begin anew: what waits is tried at once. Raises INVALID_VALUE with the fields.
     """
-    _apply(notifier, fields, settings=settings or {}, old=notifier.reveal())
+    try:
+        old = notifier.reveal()
+    except ValueError:  # encrypted with another key: its settings have to be given anew
+        old = {}
+    _apply(notifier, fields, settings=settings or {}, old=old)
     if settings or fields.get("enabled"):
         notifier.failures, notifier.retry_at = 0, None
         _waiting(notifier).update(next_at=Now())
@@ -117,6 +121,36 @@ def delivery_resend(delivery: Delivery, *, now: datetime) -> Delivery:
     outbox_wake()
     delivery.refresh_from_db()
     return delivery
+
+
+@transaction.atomic
+def acknowledged_tell(alert: Alert, *, now: datetime) -> int:
+    """Tell those that were told of the alert and hear such things; returns how many."""
+    hearing = [name for name, kind in KINDS.items() if kind.hears_acknowledged]
+    told = DeliveryItem.objects.filter(alert=alert, delivery__notifier__kind__in=hearing)
+    notifiers = Notifier.objects.filter(
+        pk__in=told.values("delivery__notifier"), enabled=True, deleted_at=None
+    ).order_by("pk")
+    for notifier in notifiers:
+        notification = Notification.objects.create(
+            alert=alert,
+            kind=Notification.Kind.ACKED,
+            created_at=now,
+            settled_at=now,
+            outcome=Notification.Outcome.SENT,
+        )
+        delivery = Delivery.objects.create(
+            account_id=alert.account_id,
+            notifier=notifier,
+            rule_id=alert.rule_id,
+            created_at=now,
+            next_at=now,
+            expires_at=now + KEEP_TRYING,
+        )
+        DeliveryItem.objects.create(delivery=delivery, notification=notification, alert=alert)
+    if notifiers:
+        outbox_wake()
+    return len(notifiers)
 
 
 def outbox_wake() -> None:

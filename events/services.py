@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 
 from events.conditions import number_of_text
 from events.models import Alert, Comment, Rule
+from events.notifiers_store import acknowledged_tell
 from servwatch_site.errors import Code, ServwatchError
 from tokens.config import config_bump
 from tokens.models import Account
@@ -123,9 +124,12 @@ def alerts_end(*, now: datetime, rule: Rule | None = None) -> int:
 
 def alert_acknowledge(alert: Alert, *, by: str, now: datetime) -> None:
     """Somebody looks after it. Acknowledging again changes nothing. Raises INVALID_VALUE for a resolved one."""
+    is_news = alert.acknowledged_at is None
     _change_open(
         alert, acknowledged_at=alert.acknowledged_at or now, acknowledged_by=alert.acknowledged_by or by
     )
+    if is_news:
+        acknowledged_tell(alert, now=now)
 
 
 def alert_unacknowledge(alert: Alert) -> None:

@@ -41,6 +41,7 @@ class Worker:
         try:
             await self._run_jobs()
         finally:
+            self._stopping.set()
             await outbox
 
     async def _run_jobs(self) -> None:

@@ -31,6 +31,7 @@ class Notification(models.Model):
         AWAKE = "awake", _("firing after a snooze")
         FLAPPING = "flapping", _("flapping")
         CALM = "calm", _("no longer flapping")
+        ACKED = "acked", _("acknowledged")
 
     class Outcome(models.TextChoices):
         SENT = "sent", _("handed to the notifiers")
@@ -171,6 +172,12 @@ class Delivery(models.Model):
                 condition=models.Q(status="pending"),
                 name="events_delivery_order",
             ),
+            models.Index(
+                fields=["expires_at"],
+                condition=models.Q(status="pending"),
+                name="events_delivery_expiry",
+            ),
+            models.Index(fields=["id"], condition=models.Q(status="expired"), name="events_delivery_expired"),
             models.Index(fields=["account", "-id"], name="events_delivery_account"),
         ]
 

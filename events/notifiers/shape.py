@@ -4,7 +4,7 @@ A kind is pure: settings and a Message in, what is to be sent out. Sending is th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -135,13 +135,17 @@ class Field:
 
 @dataclass(frozen=True)
 class Kind:
-    """`groups`: several alerts may be one message; otherwise a message has one item."""
+    """`groups`: several alerts may be one message; otherwise a message has one item.
+
+    `hears_acknowledged`: it is told, too, that somebody looks after an alert that it was told of.
+    """
 
     name: str
     fields: Mapping[str, Field]
     render: Callable[[Mapping[str, Any], Message], Outgoing]
     groups: bool = True
-    group_s: int = field(default=15)
+    group_s: int = 15
+    hears_acknowledged: bool = False
 
     def clean(self, given: Mapping[str, Any], *, old: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """All settings in their final form. What is not given stays as in `old`, also what was only shown masked.

@@ -10,6 +10,7 @@ from events.models import Notifier
 from events.notifiers import KINDS, kind_of
 from events.notifiers.shape import SettingsError
 from events.notifiers_store import notifier_test
+from events.services import alert_acknowledge
 from events.tests.outbox import OutboxTestCase
 from events.tests.receiver import MailServer, Received, Receiver
 from servwatch_site.tests.cast import NOW
@@ -113,6 +114,19 @@ class KindTest(OutboxTestCase):
         assert first["dedup_key"] == last["dedup_key"] == f"servwatch-alert-{self.alert.pk}"
         assert first["payload"]["summary"] == "Warning: A <disk> & fills (web-1)"
         assert (first["payload"]["source"], first["payload"]["severity"]) == ("web-1", "warning")
+
+    def test_pagerduty_hears_that_somebody_looks_after_it_and_a_webhook_does_not(self) -> None:
+        settings = {"routing_key": "R0123456789abcdef", "base_url": self.receiver.url}
+        pager = self.notifier("pagerduty", settings=settings)
+        hook = self.notifier(settings={"url": f"{self.receiver.url}/hook"})
+        alert = self.fire(self.rule(pager, hook))
+        self.outgoing.send()
+        alert_acknowledge(alert, by="alice", now=NOW)
+        alert_acknowledge(alert, by="alice", now=NOW)
+        assert self.outgoing.send() == 1
+        got = self.receiver.received[-1].json()
+        assert (got["event_action"], got["dedup_key"]) == ("acknowledge", f"servwatch-alert-{alert.pk}")
+        assert "payload" not in got
 
     def test_a_mail_has_text_and_html_with_links_to_the_alert(self) -> None:
         server = self.enterContext(MailServer())

@@ -1,5 +1,6 @@
 """Order, retries, the circuit, the log: what becomes of deliveries whatever the receiver does."""
 
+import itertools
 import json
 import threading
 from datetime import timedelta
@@ -12,7 +13,7 @@ from events.models import Attempt, Delivery, Notification
 from events.notifiers_store import delivery_resend, notifier_delete, notifier_update
 from events.sending import LEASE, deliveries_claim
 from events.settling import settle_due
-from events.tests.outbox import Outgoing, OutboxTestCase
+from events.tests.outbox import OutboxTestCase, Outgoing
 from events.tests.receiver import Receiver, Reply
 from servwatch_site.tests.cast import NOW
 from tokens.crypto import encrypt
@@ -133,7 +134,7 @@ class DownTest(WebhookTestCase):
                 times.append(self.outgoing.now)
         assert begun <= 16  # what was on its way before it was known
         assert len(self.receiver.received) == begun + len(times)  # each time it was tried with one
-        distances = [(b - a).total_seconds() for a, b in zip(times, times[1:], strict=False)]
+        distances = [(b - a).total_seconds() for a, b in itertools.pairwise(times)]
         assert 20 <= (times[0] - NOW).total_seconds() <= 40
         assert all(distance <= 610 for distance in distances) and distances[-1] >= 470
         assert distances == sorted(distances[:4]) + distances[4:]
@@ -189,7 +190,7 @@ class DownTest(WebhookTestCase):
         times = list(delivery.attempts.order_by("pk").values_list("at", flat=True))
         assert 50 <= len(times) == delivery.attempt_count <= 110
         assert max(times) < NOW + timedelta(hours=24)
-        assert max(b - a for a, b in zip(times, times[1:], strict=False)) <= timedelta(minutes=31)
+        assert max(b - a for a, b in itertools.pairwise(times)) <= timedelta(minutes=31)
         self.up()
         Notification.objects.create(alert=alert, kind="resolved")
         assert self.outgoing.send() == 1  # what is given up holds nothing back

@@ -80,4 +80,5 @@ KIND = Kind(
     render=render,
     groups=False,
     group_s=0,
+    hears_acknowledged=True,
 )

@@ -100,6 +100,9 @@ class _HttpServer(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Whoever did not wait for the answer has its reasons."""
+
 
 class _SmtpServer(socketserver.ThreadingTCPServer):
     daemon_threads = True

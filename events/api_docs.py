@@ -1,5 +1,6 @@
 """What the OpenAPI document says of events and alerts."""
 
+from events.api_docs_notifiers import NOTIFIERS_IN, NOTIFIERS_OF_EVENT
 from servwatch_site.errors import Code
 from tokens.api_docs import (
     INTEGER,
@@ -55,6 +56,7 @@ EVENT_OBJECT = obj(
         "device_id": {**nullable(TEXT), "description": "Only this device; null: all of the channel."},
         "tag": {**nullable(TEXT), "description": "Only this tag; null: with any tag or none."},
         "repeat_s": {"type": ["integer", "null"], "description": "Told again so often until acknowledged."},
+        "notifiers": NOTIFIERS_OF_EVENT,
     }
 )
 _THRESHOLD_IN: Schema = {"type": ["string", "number"], "maxLength": 256}
@@ -74,6 +76,7 @@ _FIELDS: dict[str, Schema] = {
     "device_id": nullable(text(64)),
     "tag": nullable(text(64)),
     "repeat_s": {**integer(60, _MONTH_S), "type": ["integer", "null"]},
+    "notifiers": NOTIFIERS_IN,
 }
 _EVENT_EXAMPLE = [
     {
@@ -93,6 +96,7 @@ _EVENT_EXAMPLE = [
         "device_id": None,
         "tag": None,
         "repeat_s": None,
+        "notifiers": [5],
     }
 ]
 _BODY_EXAMPLE = {
@@ -126,7 +130,7 @@ EVENT_LIST = {
         body=body_of(_FIELDS),
         body_required=False,
         body_example=_BODY_EXAMPLE,
-        errors=[Code.NO_CHANNEL, Code.NO_DEVICE],
+        errors=[Code.NO_CHANNEL, Code.NO_DEVICE, Code.NOT_FOUND],
         example={"event_id": 3},
     ),
 }
@@ -146,7 +150,7 @@ EVENT = {
         parameters=[EVENT_ID],
         body=body_of(_FIELDS),
         body_example={"threshold": "95"},
-        errors=[Code.NO_EVENT, Code.NO_CHANNEL, Code.NO_DEVICE],
+        errors=[Code.NO_EVENT, Code.NO_CHANNEL, Code.NO_DEVICE, Code.NOT_FOUND],
     ),
     "delete": operation(
         "Delete an event", answers=_MANY, tag="Event", parameters=[EVENT_ID], errors=[Code.NO_EVENT]

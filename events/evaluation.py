@@ -184,16 +184,20 @@ class Evaluator:
             logger.exception("A batch could not be compared with the rules; it is stored without.")
             return NOTHING_FOUND
 
-    def settle(self, cursor: Cursor, found: Found, stored: Mapping[int, int]) -> None:
-        """Step what the batch concerns, and write what changed. `stored`: device key -> how many records were new."""
+    def settle(self, cursor: Cursor, found: Found, stored: Mapping[int, int]) -> bool:
+        """Step what the batch concerns, and write what changed. `stored`: device key -> how many records were new.
+
+        Returns whether notifications may have been queued.
+        """
         if found.device_keys.isdisjoint(stored):
-            return
+            return False
         try:
-            _Settling(self.rules, found, stored, self._records_newest).run(cursor)
+            return _Settling(self.rules, found, stored, self._records_newest).run(cursor)
         except psycopg.Error:
             raise
         except Exception:
             logger.exception("The rules could not be evaluated for a batch; it is stored without.")
+            return False
 
 
 class _Settling:
@@ -212,7 +216,8 @@ class _Settling:
         self._counts: Counter[int] = Counter()
         self._by_series: dict[Series, list[AnyMeasured]] = {}
 
-    def run(self, cursor: Cursor) -> None:
+    def run(self, cursor: Cursor) -> bool:
+        """Returns whether something fired or ended."""
         alone = self._may_begin(cursor) if self._candidates else set()
         while True:
             self._lock(cursor, alone=alone)
@@ -226,6 +231,7 @@ class _Settling:
         if outcomes:
             self._write(cursor, outcomes)
         seen_write(cursor, _worth_noting(cases, changed={outcome.instance for outcome in outcomes}))
+        return any(outcome.run.transitions or outcome.is_outdated for outcome in outcomes)
 
     def _may_begin(self, cursor: Cursor) -> set[int]:
         """The channels where, as far as can be seen before locking, something begins. What is late now stays late."""

@@ -106,7 +106,7 @@ def alerts_open_of_all() -> int:
 
 def _rules(account: Account) -> QuerySet[Rule]:
     rules = Rule.objects.filter(account=account, deleted_at=None)
-    return rules.select_related("channel", "device").order_by("pk")
+    return rules.select_related("channel", "device").prefetch_related("notifiers").order_by("pk")
 
 
 def _rules_narrowed(account: Account, *, channel: int | None, enabled: bool | None) -> QuerySet[Rule]:

@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 
 from events.conditions import number_of_text
 from events.models import Alert, Comment, Rule
+from events.notifiers_store import acknowledged_tell
 from servwatch_site.errors import Code, ServwatchError
 from tokens.config import config_bump
 from tokens.models import Account
@@ -67,7 +68,7 @@ INSERT INTO events_notification (alert_id, kind) SELECT id, 'resolved' FROM reso
 
 @transaction.atomic
 def rule_create(account: Account, *, changes: Mapping[str, Any]) -> Rule:
-    """A new rule of fields of EDITABLE; enabled unless it says otherwise or its condition is not complete.
+    """A new rule of fields of EDITABLE and `notifiers`; enabled unless it says otherwise or is not complete.
 
     Raises INVALID_VALUE with the fields.
     """
@@ -78,6 +79,7 @@ def rule_create(account: Account, *, changes: Mapping[str, Any]) -> Rule:
     _check(rule)
     rule.config_version = rule.condition_version = config_bump()
     rule.save(force_insert=True)
+    rule.notifiers.set(changes.get("notifiers", ()))
     return rule
 
 
@@ -96,7 +98,7 @@ def rule_draft(account: Account, *, changes: Mapping[str, Any]) -> Rule:
 
 @transaction.atomic
 def rule_update(rule: Rule, *, changes: Mapping[str, Any], now: datetime) -> Rule:
-    """Change fields of EDITABLE. With another condition, or disabled, its open alerts end, and say why.
+    """Change fields of EDITABLE and `notifiers`. With another condition, or disabled, its open alerts end, and say why.
 
     Raises INVALID_VALUE with the fields.
     """
@@ -107,6 +109,8 @@ def rule_update(rule: Rule, *, changes: Mapping[str, Any], now: datetime) -> Rul
     if before != [getattr(rule, name) for name in CONDITION]:
         rule.condition_version = rule.config_version
     rule.save(update_fields=[*EDITABLE, "condition_version", "config_version"])
+    if "notifiers" in changes:
+        rule.notifiers.set(changes["notifiers"])
     alerts_end(now=now, rule=rule)
     return rule
 
@@ -133,9 +137,12 @@ def alerts_end(*, now: datetime, rule: Rule | None = None) -> int:
 
 def alert_acknowledge(alert: Alert, *, by: str, now: datetime) -> None:
     """Somebody looks after it. Acknowledging again changes nothing. Raises INVALID_VALUE for a resolved one."""
+    is_news = alert.acknowledged_at is None
     _change_open(
         alert, acknowledged_at=alert.acknowledged_at or now, acknowledged_by=alert.acknowledged_by or by
     )
+    if is_news:
+        acknowledged_tell(alert, now=now)
 
 
 def alert_unacknowledge(alert: Alert) -> None:

@@ -8,6 +8,8 @@ from devices.api_commands import CommandView, PublishView
 from devices.api_sessions import SessionListView
 from events.api import EventListView, EventView
 from events.api_alerts import AlertListView, AlertView
+from events.api_deliveries import DeliveryListView, DeliveryResendView, DeliveryView
+from events.api_notifiers import NotifierListView, NotifierTestView, NotifierView, SigningSecretView
 from servwatch_site.api_errors import api_not_found
 from servwatch_site.docs import docs_page, openapi_json
 from streams.api_write import ChannelWithRecordsView, RecordsView
@@ -27,6 +29,13 @@ urlpatterns: list[URLPattern] = [
     re_path(r"^event/(?P<event_id>[^/]+)/?\Z", EventView.as_view()),
     re_path(r"^alert/?\Z", AlertListView.as_view()),
     re_path(r"^alert/(?P<alert_id>[^/]+)/?\Z", AlertView.as_view()),
+    re_path(r"^notifier/?\Z", NotifierListView.as_view()),
+    re_path(r"^notifier/secret/?\Z", SigningSecretView.as_view()),
+    re_path(r"^notifier/(?P<notifier_id>[^/]+)/?\Z", NotifierView.as_view()),
+    re_path(r"^notifier/(?P<notifier_id>[^/]+)/test/?\Z", NotifierTestView.as_view()),
+    re_path(r"^delivery/?\Z", DeliveryListView.as_view()),
+    re_path(r"^delivery/(?P<delivery_id>[^/]+)/?\Z", DeliveryView.as_view()),
+    re_path(r"^delivery/(?P<delivery_id>[^/]+)/resend/?\Z", DeliveryResendView.as_view()),
     re_path(r"^publish/(?P<device_id>[^/]+)/?\Z", PublishView.as_view()),
     re_path(r"^publish/(?P<device_id>[^/]+)/(?P<command_id>[^/]+)/?\Z", CommandView.as_view()),
     re_path(r"^session/?\Z", SessionListView.as_view()),

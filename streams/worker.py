@@ -12,6 +12,7 @@ from procrastinate.contrib.django.utils import connector_params
 from procrastinate.exceptions import ConnectorException
 from procrastinate.psycopg_connector import PsycopgConnector
 
+from events.outbox import Outbox
 from streams import upkeep
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ RETRY_S = 1.0
 
 
 class Worker:
-    """Runs jobs until `stop()`, which is called from the event loop."""
+    """Runs jobs, and sends notifications, until `stop()`, which is called from the event loop."""
 
     def __init__(self) -> None:
         self._stopping = asyncio.Event()
@@ -36,6 +37,14 @@ class Worker:
         self._stopping.set()
 
     async def run(self) -> None:
+        outbox = asyncio.create_task(Outbox().run(self._stopping))  # survives a lost database by itself
+        try:
+            await self._run_jobs()
+        finally:
+            self._stopping.set()
+            await outbox
+
+    async def _run_jobs(self) -> None:
         told = False
         while not self._stopping.is_set():
             try:

@@ -31,6 +31,7 @@ class Notification(models.Model):
         AWAKE = "awake", _("firing after a snooze")
         FLAPPING = "flapping", _("flapping")
         CALM = "calm", _("no longer flapping")
+        ACKED = "acked", _("acknowledged")
 
     class Outcome(models.TextChoices):
         SENT = "sent", _("handed to the notifiers")
@@ -136,7 +137,8 @@ class Delivery(models.Model):
     """One message to one receiver, about one alert or a group of them; `items` say which, none: a test.
 
     `public_id` is the same for every attempt, so that a receiver can tell a repetition. Tried again with growing
-    distance until `expires_at`; of one alert in the order of keys. `sample` of a test: what it says.
+    distance until `expires_at`; of one alert in the order of keys. `leased_until`: a worker is sending it and has
+    so long to say how that went.
     """
 
     class Status(models.TextChoices):
@@ -153,6 +155,7 @@ class Delivery(models.Model):
     status = models.CharField(max_length=9, choices=Status, default=Status.PENDING, db_default=Status.PENDING)
     created_at = models.DateTimeField(db_default=Now())
     next_at = models.DateTimeField(db_default=Now())
+    leased_until = models.DateTimeField(null=True, blank=True)
     expires_at = models.DateTimeField()
     attempt_count = models.PositiveIntegerField(default=0, db_default=0)
     delivered_at = models.DateTimeField(null=True, blank=True)
@@ -164,6 +167,17 @@ class Delivery(models.Model):
                 condition=models.Q(status="pending"),
                 name="events_delivery_pending",
             ),
+            models.Index(
+                fields=["notifier", "id"],
+                condition=models.Q(status="pending"),
+                name="events_delivery_order",
+            ),
+            models.Index(
+                fields=["expires_at"],
+                condition=models.Q(status="pending"),
+                name="events_delivery_expiry",
+            ),
+            models.Index(fields=["id"], condition=models.Q(status="expired"), name="events_delivery_expired"),
             models.Index(fields=["account", "-id"], name="events_delivery_account"),
         ]
 

@@ -52,6 +52,11 @@ EVENT_OBJECT = obj(
         "for_s": {**INTEGER, "description": "It must hold so long, by the times of the measurements."},
         "clear_threshold": {**nullable(TEXT), "description": "Another level for recovery."},
         "absent_s": {"type": ["integer", "null"], "description": "No data for so long is an alert, too."},
+        "ahead_s": {
+            "type": ["integer", "null"],
+            "description": "It fires when, by its trend, the value will meet the condition within so many seconds; "
+            "see docs/events.md.",
+        },
         "severity": _SEVERITY,
         "device_id": {**nullable(TEXT), "description": "Only this device; null: all of the channel."},
         "tag": {**nullable(TEXT), "description": "Only this tag; null: with any tag or none."},
@@ -72,12 +77,14 @@ _FIELDS: dict[str, Schema] = {
     "for_s": integer(0, _MONTH_S),
     "clear_threshold": {**_THRESHOLD_IN, "type": ["string", "number", "null"]},
     "absent_s": {**integer(1, _MONTH_S), "type": ["integer", "null"]},
+    "ahead_s": {**integer(600, _MONTH_S), "type": ["integer", "null"]},
     "severity": _SEVERITY,
     "device_id": nullable(text(64)),
     "tag": nullable(text(64)),
     "repeat_s": {**integer(60, _MONTH_S), "type": ["integer", "null"]},
     "notifiers": NOTIFIERS_IN,
 }
+EVENT_FIELDS = _FIELDS  # also of a back-test
 _EVENT_EXAMPLE = [
     {
         "event_id": 3,
@@ -92,6 +99,7 @@ _EVENT_EXAMPLE = [
         "for_s": 300,
         "clear_threshold": "85",
         "absent_s": None,
+        "ahead_s": None,
         "severity": "critical",
         "device_id": None,
         "tag": None,

@@ -249,7 +249,7 @@ class ChannelRules:
 _RULES_SQL = """
 SELECT r.id, r.account_id, r.channel_id, coalesce(r.device_id, 0), r.tag, r.source, r.operator, r.threshold,
        r.clear_threshold, r.for_s, r.severity, r.condition_version,
-       r.enabled AND r.operator <> '' AND r.deleted_at IS NULL AND c.deleted_at IS NULL
+       r.enabled AND r.operator <> '' AND r.ahead_s IS NULL AND r.deleted_at IS NULL AND c.deleted_at IS NULL
 FROM events_rule r JOIN channels_channel c ON c.id = r.channel_id
 """
 _CHANGED_SQL = f"""

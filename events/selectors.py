@@ -63,6 +63,14 @@ def rule_count(account: Account, *, channel: int | None = None, enabled: bool | 
     return _rules_narrowed(account, channel=channel, enabled=enabled).count()
 
 
+def rules_ahead() -> list[Rule]:
+    """The rules of all accounts that look ahead and are in force."""
+    rules = Rule.objects.filter(
+        enabled=True, deleted_at=None, ahead_s__isnull=False, channel__deleted_at=None
+    )
+    return list(rules.exclude(channel=None).exclude(operator="").order_by("pk"))
+
+
 def rule_is_enabled(rule: Rule) -> bool:
     """Whether it is held against messages: the rules of a deleted channel are disabled with it."""
     return rule.enabled and (rule.channel is None or rule.channel.deleted_at is None)

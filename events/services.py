@@ -27,6 +27,7 @@ CONDITION = (
     "for_s",
     "clear_threshold",
     "absent_s",
+    "ahead_s",
 )
 EDITABLE = (*CONDITION, "description", "notify_type", "post_url", "enabled", "severity", "repeat_s")
 
@@ -211,10 +212,18 @@ def _check(rule: Rule) -> None:
         fields |= {name: " ".join(texts) for name, texts in error.message_dict.items()}
     if rule.post_url and not _is_web_address(rule.post_url):
         fields["post_url"] = _("must be an address that begins with http:// or https://")
+    if rule.ahead_s is not None and "ahead_s" not in fields and not _has_direction(rule):
+        fields["ahead_s"] = _("needs a numeric threshold and one of the operators < > <= >=")
     if rule.clear_threshold is not None and "clear_threshold" not in fields and not _clears(rule):
         fields["clear_threshold"] = _("must be a number on the quiet side of the threshold")
     if fields:
         raise ServwatchError(Code.INVALID_VALUE, _("Some fields do not fit."), fields=fields)
+
+
+def _has_direction(rule: Rule) -> bool:
+    """Whether a trend can lead to its condition; a rule that says nothing yet may still become one."""
+    numeric = number_of_text(rule.threshold) is not None
+    return rule.operator not in ("=", "!=") and (numeric or not rule.threshold)
 
 
 def _clears(rule: Rule) -> bool:

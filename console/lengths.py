@@ -28,16 +28,13 @@ def length_words(seconds: int) -> str:
 
 def duration_words(seconds: float) -> str:
     """About so long, in two units at most: "2 h 10 min", "45 s"."""
-    left, parts = round(seconds), []
+    left, counts = round(seconds), []
     for unit, size in reversed(UNITS_S.items()):
-        if left >= size or (unit == "s" and not parts):
-            parts.append(_in_unit(left // size, unit))
-            left %= size
-            if unit == "s" or len(parts) == 2 or (unit == "min" and seconds >= 600):
-                break
-        elif parts:
-            break
-    return " ".join(parts)
+        counts.append((left // size, unit))
+        left %= size
+    largest = next((place for place, (count, _unit) in enumerate(counts) if count), len(counts) - 1)
+    words = [_in_unit(count, unit) for count, unit in counts[largest : largest + 2] if count]
+    return " ".join(words or [_in_unit(0, "s")])
 
 
 def _in_unit(number: int, unit: str) -> str:

@@ -486,22 +486,28 @@ class DeliveryLogTest(EventPagesTestCase):
 
 
 class MaintenancePagesTest(EventPagesTestCase):
+    def local(self, hours: float) -> str:
+        """The time so many hours from now as somebody of the account would type it."""
+        return f"{(timezone.now() + timedelta(hours=hours)).astimezone(self.owner.zone):%Y-%m-%d %H:%M}"
+
     def test_one_is_made_in_the_accounts_time_zone_ended_and_deleted(self) -> None:
-        data = {
-            "name": "Patch day",
-            "device": "web-1",
-            "starts_at": "2026-11-25 09:00",
-            "ends_at": "2036-11-25 11:00",
-            "repeat": "once",
-        }
-        assert "is created" in self.post("/maintenance/", data)
+        times = {"starts_at": self.local(-1), "ends_at": self.local(5)}
+        assert "is created" in self.post(
+            "/maintenance/", times | {"name": "Patch day", "device": "web-1", "repeat": "once"}
+        )
         window = Maintenance.objects.get()
-        assert (window.starts_at, window.device) == (datetime(2026, 11, 25, 0, 0, tzinfo=UTC), self.web1)
-        assert window.created_by == "alice@example.org"
+        assert timedelta(minutes=60) <= timezone.now() - window.starts_at < timedelta(minutes=62)
+        assert (window.device, window.created_by) == (self.web1, "alice@example.org")
         assert "Patch day" in self.text("/maintenance/")
         assert "is over" in self.post(f"/maintenance/{window.pk}/end/", {})
         assert "is deleted" in self.post(f"/maintenance/{window.pk}/delete/", {})
         assert Maintenance.objects.count() == 0
+
+    def test_a_weekly_one_says_its_days_and_is_not_ended_but_deleted(self) -> None:
+        times = {"starts_at": self.local(-1), "ends_at": self.local(5)}
+        self.post("/maintenance/", times | {"repeat": "weekly", "weekdays": [str(day) for day in range(7)]})
+        html = self.text("/maintenance/")
+        assert "every week: Monday, Tuesday" in html and "End it now" not in html
 
     def test_what_does_not_fit_is_told(self) -> None:
         html = self.post(
@@ -513,7 +519,7 @@ class MaintenancePagesTest(EventPagesTestCase):
         self.post("/maintenance/quick/", {"device": "web-1", "length": "4h"})
         window = Maintenance.objects.get()
         assert (window.device, window.ends_at - window.starts_at) == (self.web1, timedelta(hours=4))
-        self.post("/maintenance/quick/", {"channel": "0", "length": "until", "until": "2036-11-25 11:00"})
+        self.post("/maintenance/quick/", {"channel": "0", "length": "until", "until": self.local(3)})
         assert Maintenance.objects.filter(channel=self.servers).count() == 1
         assert "Write when it ends" in self.post(
             "/maintenance/quick/", {"device": "web-1", "length": "until", "until": "x"}

@@ -69,6 +69,12 @@ def level(threshold: str | None, unit: Any = "") -> str | SafeString:
 
 
 @register.filter
+def said(text: str) -> str:
+    """A sentence that was kept in English, in the reader's language where it is known."""
+    return _(text) if text else ""
+
+
+@register.filter
 def ago(at: datetime, now: datetime) -> str:
     """How long ago, in the largest unit that fits: "12 s ago", "5 min ago", "3 h ago", "2 days ago"."""
     seconds = int((now - at).total_seconds())

@@ -100,7 +100,7 @@ class CreateTest(EventTestCase):
             ({"absent_s": 0}, {"absent_s"}),
             ({"repeat_s": 5}, {"repeat_s"}),
             ({"notifiers": 5}, {"notifiers"}),
-            ({"notifiers": ["x"]}, {"notifiers"}),
+            ({"notifiers": ["x"]}, {"notifiers.0"}),
             ({"severity": "bad"}, {"severity"}),
             ({"notify_type": "fax"}, {"notify_type"}),
             ({"notify_type": "http"}, {"post_url"}),

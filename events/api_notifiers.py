@@ -85,7 +85,7 @@ class NotifierView(ApiView):
         """Change it. Settings that are not named stay, and so do secrets that are sent as they were shown."""
         account = account_of(request)
         notifier = notifier_of(account, notifier_id)
-        notifier_update(notifier, **body_checked(request, self.InputSerializer))
+        notifier_update(notifier, now=timezone.now(), **body_checked(request, self.InputSerializer))
         return Response(notifier_object(notifier, zone=account.zone))
 
     def delete(self, request: Request, notifier_id: str) -> Response:

@@ -71,6 +71,12 @@ class OutboxTestCase(CommittedTestCase):
     def later(self, **by: float) -> None:
         self.outgoing.now += timedelta(**by)
 
+    def to_next(self) -> None:
+        """Move the clock to when something is due again."""
+        pending = Delivery.objects.filter(status="pending").select_related("notifier")
+        now = self.outgoing.now
+        self.outgoing.now = max(now, min(max(row.next_at, row.notifier.retry_at or now) for row in pending))
+
     def statuses(self) -> list[str]:
         return list(Delivery.objects.order_by("pk").values_list("status", flat=True))
 

@@ -105,7 +105,7 @@ class CreateTest(EventTestCase):
             ({"ahead_s": 86400, "threshold": "full"}, {"ahead_s"}),
             ({"repeat_s": 5}, {"repeat_s"}),
             ({"notifiers": 5}, {"notifiers"}),
-            ({"notifiers": ["x"]}, {"notifiers"}),
+            ({"notifiers": ["x"]}, {"notifiers.0"}),
             ({"severity": "bad"}, {"severity"}),
             ({"notify_type": "fax"}, {"notify_type"}),
             ({"notify_type": "http"}, {"post_url"}),

@@ -229,7 +229,7 @@ class DeliveryTest(NotifierTestCase):
         first = self.delivery()
         for _ in range(5):
             self.delivery(first.notifier)
-        with self.assertNumQueries(5):  # token, rows, items, attempts, total
+        with self.assertNumQueries(6):  # token, its use, rows, items, attempts, total
             assert len(self.get("/v2/delivery")["deliveries"]) == 6
 
     def test_it_is_sent_again(self) -> None:

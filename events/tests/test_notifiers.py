@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db.models import JSONField, Value
 from django.test import override_settings
 
 from events.models import Notifier
@@ -66,7 +67,8 @@ class KindTest(OutboxTestCase):
 
     def test_a_silent_device_has_no_value(self) -> None:
         notifier = self.notifier(settings={"url": self.receiver.url})
-        got = self.sent(notifier, cause="silence", key="", value=None, last_value=None, operator="").json()
+        null = Value(None, JSONField())
+        got = self.sent(notifier, cause="silence", key="", value=null, last_value=null, operator="").json()
         assert (got["source"], got["current"], got["status"]) == ("", None, "web-1 has been silent.")
 
     def test_slack_gets_an_attachment_whose_text_calls_nobody(self) -> None:

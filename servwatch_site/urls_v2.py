@@ -8,6 +8,7 @@ from devices.api_commands import CommandView, PublishView
 from devices.api_sessions import SessionListView
 from events.api import EventListView, EventView
 from events.api_alerts import AlertListView, AlertView
+from events.api_maintenance import MaintenanceListView, MaintenanceView
 from servwatch_site.api_errors import api_not_found
 from servwatch_site.docs import docs_page, openapi_json
 from streams.api_write import ChannelWithRecordsView, RecordsView
@@ -27,6 +28,8 @@ urlpatterns: list[URLPattern] = [
     re_path(r"^event/(?P<event_id>[^/]+)/?\Z", EventView.as_view()),
     re_path(r"^alert/?\Z", AlertListView.as_view()),
     re_path(r"^alert/(?P<alert_id>[^/]+)/?\Z", AlertView.as_view()),
+    re_path(r"^maintenance/?\Z", MaintenanceListView.as_view()),
+    re_path(r"^maintenance/(?P<maintenance_id>[^/]+)/?\Z", MaintenanceView.as_view()),
     re_path(r"^publish/(?P<device_id>[^/]+)/?\Z", PublishView.as_view()),
     re_path(r"^publish/(?P<device_id>[^/]+)/(?P<command_id>[^/]+)/?\Z", CommandView.as_view()),
     re_path(r"^session/?\Z", SessionListView.as_view()),

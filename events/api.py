@@ -71,7 +71,7 @@ class EventListView(ApiView):
         threshold = ThresholdField()
         for_s = WholeNumberField(low=0, high=MOST_S)
         clear_threshold = ThresholdField(allow_null=True)
-        absent_s = WholeNumberField(low=1, high=MOST_S, allow_null=True)
+        absent_s = WholeNumberField(low=0, high=MOST_S, allow_null=True)
         ahead_s = WholeNumberField(low=LEAST_AHEAD_S, high=MOST_S, allow_null=True)
         severity = serializers.ChoiceField(choices=Severity.choices, required=False)
         device_id = TextOrNullField(max_length=64)

@@ -8,7 +8,7 @@ from django.db.models import Prefetch, Q, QuerySet
 from django.utils.translation import gettext as _
 
 from devices.models import Device
-from events.models import Alert, Comment, Rule
+from events.models import Alert, Comment, Maintenance, Rule
 from servwatch_site.errors import Code, ServwatchError
 from tokens.models import Account
 
@@ -110,6 +110,29 @@ def alert_count(account: Account, *, narrow: AlertFilter, now: datetime) -> int:
 def alerts_open_of_all() -> int:
     """How many alerts of all accounts are not resolved."""
     return Alert.objects.filter(resolved_at=None).count()
+
+
+def maintenance_list(account: Account) -> list[Maintenance]:
+    """The account's maintenance windows, those that begin last first."""
+    return list(_maintenance(account).order_by("-starts_at", "-pk"))
+
+
+def maintenance_get_for_account(account: Account, maintenance_key: int) -> Maintenance:
+    """One window. Raises NOT_FOUND, also for a stranger's."""
+    window = _maintenance(account).filter(pk=maintenance_key).first()
+    if window is None:
+        raise no_maintenance()
+    return window
+
+
+def no_maintenance() -> ServwatchError:
+    return ServwatchError(
+        Code.NOT_FOUND, _("There is no such maintenance window. GET /v2/maintenance lists those there are.")
+    )
+
+
+def _maintenance(account: Account) -> QuerySet[Maintenance]:
+    return Maintenance.objects.filter(account=account).select_related("channel", "device")
 
 
 def _rules(account: Account) -> QuerySet[Rule]:

@@ -27,7 +27,6 @@ from events.models import (
     Attempt,
     Delivery,
     DeliveryItem,
-    Maintenance,
     Notification,
     Notifier,
     Rule,
@@ -232,9 +231,3 @@ def notifiers_with_deliveries(account: Account) -> list[Notifier]:
     """Whom the delivery log is about, those that are deleted or implicit among them."""
     sent = Delivery.objects.filter(notifier=OuterRef("pk"))
     return list(Notifier.objects.filter(Exists(sent), account=account).order_by("name", "pk"))
-
-
-def maintenance_list(account: Account) -> list[Maintenance]:
-    """All windows, those that begin last first."""
-    rows = Maintenance.objects.filter(account=account).select_related("channel", "device")
-    return list(rows.order_by("-starts_at", "-pk"))

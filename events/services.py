@@ -1,12 +1,14 @@
 """The only place that writes rules and what people do with alerts; events/evaluation.py begins and ends alerts."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ValidationError
 from django.db import connection, transaction
+from django.db.models import Case, QuerySet, Value, When
+from django.db.models.functions import Coalesce
 from django.utils.translation import gettext as _
 
 from events.conditions import number_of_text
@@ -155,6 +157,27 @@ def alert_snooze(alert: Alert, *, until: datetime | None, by: str, now: datetime
     """Be quiet about it until then; None ends a snooze. Raises INVALID_VALUE for a resolved one."""
     snoozed = {"snoozed_at": now if until else None, "snoozed_by": by if until else ""}
     _change_open(alert, snoozed_until=until, **snoozed)
+
+
+def alerts_acknowledge(account: Account, keys: Collection[int], *, by: str, now: datetime) -> int:
+    """Acknowledge all of these that are open and the account's; returns how many there are."""
+    return _open_alerts(account, keys).update(
+        acknowledged_at=Coalesce("acknowledged_at", Value(now)),
+        acknowledged_by=Case(When(acknowledged_at=None, then=Value(by)), default="acknowledged_by"),
+    )
+
+
+def alerts_snooze(
+    account: Account, keys: Collection[int], *, until: datetime | None, by: str, now: datetime
+) -> int:
+    """Be quiet until then about all of these that are open and the account's; None ends snoozes. Returns how many."""
+    return _open_alerts(account, keys).update(
+        snoozed_until=until, snoozed_at=now if until else None, snoozed_by=by if until else ""
+    )
+
+
+def _open_alerts(account: Account, keys: Collection[int]) -> QuerySet[Alert]:
+    return Alert.objects.filter(account=account, pk__in=keys, resolved_at=None)
 
 
 def alert_comment(alert: Alert, *, text: str, by: str, now: datetime) -> Comment:

@@ -9,6 +9,7 @@ from devices.api_sessions import SessionListView
 from events.api import EventListView, EventView
 from events.api_alerts import AlertListView, AlertView
 from events.api_deliveries import DeliveryListView, DeliveryResendView, DeliveryView
+from events.api_maintenance import MaintenanceListView, MaintenanceView
 from events.api_notifiers import NotifierListView, NotifierTestView, NotifierView, SigningSecretView
 from events.api_stock import StockView
 from servwatch_site.api_errors import api_not_found
@@ -40,6 +41,8 @@ urlpatterns: list[URLPattern] = [
     re_path(r"^delivery/?\Z", DeliveryListView.as_view()),
     re_path(r"^delivery/(?P<delivery_id>[^/]+)/?\Z", DeliveryView.as_view()),
     re_path(r"^delivery/(?P<delivery_id>[^/]+)/resend/?\Z", DeliveryResendView.as_view()),
+    re_path(r"^maintenance/?\Z", MaintenanceListView.as_view()),
+    re_path(r"^maintenance/(?P<maintenance_id>[^/]+)/?\Z", MaintenanceView.as_view()),
     re_path(r"^publish/(?P<device_id>[^/]+)/?\Z", PublishView.as_view()),
     re_path(r"^publish/(?P<device_id>[^/]+)/(?P<command_id>[^/]+)/?\Z", CommandView.as_view()),
     re_path(r"^session/?\Z", SessionListView.as_view()),

@@ -229,6 +229,7 @@ class Writer:
         self._streams.clear()
         self._seen.clear()
         self._tags.clear()
+        self.evaluator.forget()
 
     def close(self) -> None:
         if self._connection is not None:

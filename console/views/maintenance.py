@@ -1,6 +1,6 @@
 """Maintenance windows: times in which nobody is told of alerts."""
 
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import Any
 
 from django.contrib import messages
@@ -14,18 +14,13 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from channels.selectors import channel_get_for_account
 from console.access import account_of, account_page, person_of, say_error
-from console.events_seam import (
-    maintenance_create,
-    maintenance_delete,
-    maintenance_end,
-    maintenance_get_for_account,
-    window_now_or_next,
-)
 from console.maintenance_form import WEEKDAYS, MaintenanceForm, ends_custom
 from console.snoozes import LENGTHS
 from devices.selectors import device_get_for_account
+from events.maintenance import maintenance_create, maintenance_delete, maintenance_update
 from events.models import Maintenance
-from events.selectors_pages import maintenance_list
+from events.selectors import maintenance_get_for_account, maintenance_list
+from events.windows import next_span
 from servwatch_site.errors import ServwatchError
 
 
@@ -36,25 +31,25 @@ def maintenance(request: HttpRequest) -> HttpResponse:
     form = MaintenanceForm(request.POST or None, account=account)
     if request.method == "POST" and form.is_valid():
         try:
-            maintenance_create(account, changes=form.cleaned_data, by=person_of(request))
+            maintenance_create(account, changes=form.cleaned_data, by=person_of(request), now=now)
         except ServwatchError as error:
             form.take_error(error)
         else:
             messages.success(request, _("The maintenance is created."))
             return redirect("console:maintenance")
-    rows = [_row(row, now=now) for row in maintenance_list(account)]
+    rows = [_row(row, zone=account.zone, now=now) for row in maintenance_list(account)]
     return render(request, "console/maintenance/maintenance.html", {"rows": rows, "form": form, "now": now})
 
 
-def _row(row: Maintenance, *, now: datetime) -> tuple[Maintenance, str, datetime | None, list[Any]]:
+def _row(
+    row: Maintenance, *, zone: tzinfo, now: datetime
+) -> tuple[Maintenance, str, datetime | None, list[Any]]:
     """With what it is at the moment: now until a time, next from a time on, or over; and its days in words."""
     days = [label for day, label in WEEKDAYS if day in row.weekdays]
-    window = window_now_or_next(row, now=now)
-    if window is None:
+    span = next_span(row, now, zone)
+    if span is None:
         return row, "over", None, days
-    if window.starts_at <= now:
-        return row, "now", window.ends_at, days
-    return row, "next", window.starts_at, days
+    return (row, "now", span.ends, days) if span.begins <= now else (row, "next", span.begins, days)
 
 
 @require_http_methods(["GET", "POST"])
@@ -81,7 +76,7 @@ def maintenance_quick(request: HttpRequest) -> HttpResponse:
     else:
         raise Http404
     try:
-        maintenance_create(account, changes=changes, by=person_of(request))
+        maintenance_create(account, changes=changes, by=person_of(request), now=now)
     except ServwatchError as error:
         say_error(request, error)
     else:
@@ -98,25 +93,23 @@ def _back(request: HttpRequest) -> str:
     return reverse("console:maintenance")
 
 
-def _own(request: HttpRequest, pk: int) -> Maintenance:
-    found = maintenance_get_for_account(account_of(request), pk)
-    if found is None:
-        raise Http404
-    return found
-
-
 @require_POST
 @account_page
 def maintenance_close(request: HttpRequest, pk: int) -> HttpResponse:
-    """End it now; a repeated one comes again at its next time."""
-    maintenance_end(_own(request, pk), now=timezone.now())
-    messages.success(request, _("The maintenance is over."))
+    """End it now."""
+    found, now = maintenance_get_for_account(account_of(request), pk), timezone.now()
+    try:
+        maintenance_update(found, changes={"ends_at": now}, now=now)
+    except ServwatchError as error:
+        say_error(request, error)
+    else:
+        messages.success(request, _("The maintenance is over."))
     return redirect("console:maintenance")
 
 
 @require_POST
 @account_page
 def maintenance_remove(request: HttpRequest, pk: int) -> HttpResponse:
-    maintenance_delete(_own(request, pk))
+    maintenance_delete(maintenance_get_for_account(account_of(request), pk), now=timezone.now())
     messages.success(request, _("The maintenance is deleted."))
     return redirect("console:maintenance")

@@ -12,6 +12,7 @@ from events.models.notifications import (
     SigningSecret,
 )
 from events.models.rules import Rule, Severity
+from events.models.silence import HeardStream
 
 __all__ = [
     "Alert",
@@ -22,6 +23,7 @@ __all__ = [
     "Delivery",
     "DeliveryItem",
     "Flapping",
+    "HeardStream",
     "Maintenance",
     "Notification",
     "Notifier",

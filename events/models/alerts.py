@@ -96,9 +96,9 @@ class Alert(models.Model):
 class AlertState(models.Model):
     """Where one rule stands with one device, tag, key path and cause; what is quiet has no row.
 
-    Read and written in the batch that stores the values (events/evaluation.py); silence and trends begin in the worker. `since`: from when the condition has
-    held. `config_version`: of the configuration it was judged by. `key_digest` stands for the key, which is too long
-    for an index.
+    Read and written in the batch that stores the values (events/evaluation.py); silence and trends begin in the
+    worker. `since`: from when the condition has held. `config_version`: of the configuration it was judged by.
+    `key_digest` stands for the key, which is too long for an index. Of silence `last_at` is when it was heard last.
     """
 
     class Phase(models.TextChoices):

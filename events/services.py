@@ -176,6 +176,11 @@ def alerts_snooze(
     )
 
 
+def alerts_unacknowledge(account: Account, keys: Collection[int]) -> int:
+    """Nobody looks after these any more, of those that are open and the account's; returns how many there are."""
+    return _open_alerts(account, keys).update(acknowledged_at=None, acknowledged_by="")
+
+
 def _open_alerts(account: Account, keys: Collection[int]) -> QuerySet[Alert]:
     return Alert.objects.filter(account=account, pk__in=keys, resolved_at=None)
 

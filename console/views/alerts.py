@@ -1,6 +1,6 @@
 """Alerts: the list with what can be done at once, and the page of one, where links in mails lead."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.gzip import gzip_page
 from django.views.decorators.http import require_GET, require_http_methods
 
-from console.access import account_of, account_page, person_of, query_text, say_error
+from console.access import account_of, account_page, person_of, query_text
 from console.alert_history import alert_history
 from console.alert_lines import AlertLine, alert_lines
 from console.charting import ChartGroup, Line, chart_json, range_of
@@ -25,8 +25,7 @@ from console.snoozes import SNOOZES, snooze_end
 from events.models import Alert, Severity
 from events.selectors import OPEN, AlertFilter, AlertRow, alert_get_for_account, alert_rows
 from events.selectors_pages import alert_query, alerts_of_account, notifications_of_alert
-from events.services import alert_acknowledge, alert_comment, alert_snooze, alert_unacknowledge
-from servwatch_site.errors import ServwatchError
+from events.services import alert_comment, alerts_acknowledge, alerts_snooze, alerts_unacknowledge
 from streams.charts import Source
 
 PAGE_ROWS = 50
@@ -146,32 +145,39 @@ def alerts_decide(request: HttpRequest) -> HttpResponse:
         if verb == "snooze":
             verb = f"snooze-{request.POST.get('snooze', '')}"
     keys = [key for text in texts[:PAGE_ROWS] if (key := _number(text, digits=18)) is not None]
-    act = _deed(request, verb)
-    if not keys:
+    found = alerts_of_account(account_of(request), keys)
+    if not found:
         messages.error(request, _("Tick at least one alert, then choose what to do."))
-    elif act is None:
+        return redirect(back)
+    done = _do(request, verb, found)
+    if done is None:
         messages.error(request, _("Choose what to do with the alerts."))
-    else:
-        _do_all(request, alerts_of_account(account_of(request), keys), verb, act)
-    return redirect(back)
-
-
-def _do_all(request: HttpRequest, found: list[Alert], verb: str, act: Callable[[Alert], None]) -> None:
-    done = 0
-    for alert in found:
-        try:
-            act(alert)
-        except ServwatchError:
-            continue  # it was resolved meanwhile: nothing is left to do
-        done += 1
-    if done:
+    elif done:
         messages.success(request, _said(verb, done))
-    if done < len(found):
+    if done is not None and done < len(found):
         missed = len(found) - done
         text = ngettext(
             "%(n)d alert was resolved meanwhile.", "%(n)d alerts were resolved meanwhile.", missed
         )
         messages.info(request, text % {"n": missed})
+    return redirect(back)
+
+
+def _do(request: HttpRequest, verb: str, found: Sequence[Alert]) -> int | None:
+    """What a verb of the forms says, to those of these alerts that are open; how many, None for no such verb."""
+    account, now, keys = account_of(request), timezone.now(), [alert.pk for alert in found]
+    match verb.partition("-"):
+        case ("acknowledge", _, _):
+            return alerts_acknowledge(account, keys, by=person_of(request), now=now)
+        case ("unacknowledge", _, _):
+            return alerts_unacknowledge(account, keys)
+        case ("wake", _, _):
+            return alerts_snooze(account, keys, until=None, by="", now=now)
+        case ("snooze", _, choice):
+            until = snooze_end(choice, now=now, zone=account.zone)
+            if until is not None:
+                return alerts_snooze(account, keys, until=until, by=person_of(request), now=now)
+    return None
 
 
 def _said(verb: str, count: int) -> str:
@@ -186,22 +192,6 @@ def _said(verb: str, count: int) -> str:
     else:
         text = ngettext("%(n)d alert is snoozed.", "%(n)d alerts are snoozed.", count)
     return text % {"n": count}
-
-
-def _deed(request: HttpRequest, verb: str) -> Callable[[Alert], None] | None:
-    """What a verb of the forms does with an alert; None for one that is none."""
-    by, now = person_of(request), timezone.now()
-    match verb.partition("-"):
-        case ("acknowledge", _, _):
-            return lambda alert: alert_acknowledge(alert, by=by, now=now)
-        case ("unacknowledge", _, _):
-            return lambda alert: alert_unacknowledge(alert)
-        case ("wake", _, _):
-            return lambda alert: alert_snooze(alert, until=None, by=by, now=now)
-        case ("snooze", _, choice):
-            until = snooze_end(choice, now=now, zone=account_of(request).zone)
-            return None if until is None else lambda alert: alert_snooze(alert, until=until, by=by, now=now)
-    return None
 
 
 @require_GET
@@ -261,19 +251,15 @@ def alert_act(request: HttpRequest, pk: int) -> HttpResponse:
         return redirect("console:alert", pk)
     found = alert_get_for_account(account_of(request), pk).alert
     verb, text = request.POST.get("action", ""), request.POST.get("comment", "").replace("\0", "").strip()
-    act = _deed(request, verb)
-    try:
-        if text:
-            alert_comment(found, text=text[:2000], by=person_of(request), now=timezone.now())
-        if act is not None:
-            act(found)
-    except ServwatchError as error:
-        say_error(request, error)
+    if text:
+        alert_comment(found, text=text[:2000], by=person_of(request), now=timezone.now())
+    done = _do(request, verb, [found])
+    if done:
+        messages.success(request, _said(verb, done))
+    elif done == 0:
+        messages.error(request, _("This alert is resolved. Nothing is left to acknowledge or to snooze."))
+    elif text:
+        messages.success(request, _("The comment is added."))
     else:
-        if act is not None:
-            messages.success(request, _said(verb, 1))
-        elif text:
-            messages.success(request, _("The comment is added."))
-        else:
-            messages.error(request, _("Write a comment, or choose what to do."))
+        messages.error(request, _("Write a comment, or choose what to do."))
     return redirect("console:alert", pk)

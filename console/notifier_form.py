@@ -32,7 +32,7 @@ class NotifierForm(forms.Form):
         if notifier is not None:
             initial = {"name": notifier.name, "enabled": notifier.enabled, "group_s": notifier.group_s}
             initial |= {SETTING + name: _as_text(value) for name, value in notifier_shown(notifier).items()}
-        super().__init__(*args, initial=initial, **kwargs)
+        super().__init__(*args, **kwargs | {"initial": initial})
         for name, field in self.kind.fields.items():
             self.fields[SETTING + name] = _form_field(field)
         if not self.kind.groups:

@@ -1,5 +1,6 @@
 """How values look on pages. Choosing what to show is the views' work."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -66,6 +67,12 @@ def level(threshold: str | None, unit: Any = "") -> str | SafeString:
     """A rule's threshold: a number with the stream's unit, anything else as it stands."""
     number = number_or_none(threshold)
     return str(threshold or "") if number is None else shown(number, unit)
+
+
+@register.filter
+def newest(rows: Iterable[Any]) -> Any:
+    """The last of rows that are in order; None where there is none."""
+    return next(reversed(list(rows)), None)
 
 
 @register.filter

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from django.db.models import JSONField, Value
 from django.utils import timezone
 
 from console.lengths import duration_words, length_split, length_words
@@ -52,7 +53,7 @@ class EventPagesTestCase(ConsoleTestCase):
     def alert(self, **more: Any) -> Alert:
         """An open one of web-1 that fired ten minutes ago."""
         at = timezone.now() - timedelta(minutes=10)
-        given = {"key": "cpu:total", "fired_at": at, "since": at, "last_at": at}
+        given: dict[str, Any] = {"key": "cpu:total", "fired_at": at, "since": at, "last_at": at}
         return alert_add(self.owner, self.servers, self.web1, **given | more)
 
     def webhook(self) -> Notifier:
@@ -254,7 +255,8 @@ class AlertListTest(EventPagesTestCase):
         assert "Open alerts" in self.text("/devices/web-1/?fragment=now")
 
     def test_a_silent_device_is_told_as_such(self) -> None:
-        self.alert(cause="silence", key="", operator="", threshold="", value=None, last_value=None)
+        nothing = Value(None, JSONField())
+        self.alert(cause="silence", key="", operator="", threshold="", value=nothing, last_value=nothing)
         html = self.text("/alerts/")
         assert "No data" in html and "nothing since" in html
 

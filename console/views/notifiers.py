@@ -73,7 +73,10 @@ def notifier(request: HttpRequest, pk: int) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         try:
             notifier_update(
-                notifier_get_for_account(account, pk), settings=form.settings(), **form.fields_changed()
+                notifier_get_for_account(account, pk),
+                settings=form.settings(),
+                now=timezone.now(),
+                **form.fields_changed(),
             )
         except ServwatchError as error:
             form.take_error(error)

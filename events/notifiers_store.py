@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import QuerySet
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from events.models import Alert, Delivery, DeliveryItem, Notification, Notifier, Rule
@@ -61,7 +62,11 @@ def notifier_create(account: Account, *, kind: str, settings: Mapping[str, Any],
 
 @transaction.atomic
 def notifier_update(
-    notifier: Notifier, *, now: datetime, settings: Mapping[str, Any] | None = None, **fields: Any
+    notifier: Notifier,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    now: datetime | None = None,
+    **fields: Any,
 ) -> Notifier:
     """Change fields of EDITABLE and settings; a setting that is not given, or given as it is shown, stays.
 
@@ -74,7 +79,7 @@ def notifier_update(
     _apply(notifier, fields, settings=settings or {}, old=old)
     if settings or fields.get("enabled"):
         notifier.failures, notifier.retry_at = 0, None
-        _waiting(notifier).update(next_at=now)
+        _waiting(notifier).update(next_at=now or timezone.now())
         outbox_wake()
     notifier.save(update_fields=[*EDITABLE, "ciphertext", "failures", "retry_at"])
     return notifier

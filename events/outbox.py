@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 import psycopg
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, OperationalError, connection
 from django.utils import timezone
 
 from events.http_client import HttpClient
@@ -22,18 +22,35 @@ logger = logging.getLogger(__name__)
 EVERY_S = 1.0
 GRACE_S = 5.0  # for what is on its way when the worker is told to stop
 RETRY_S = 1.0
+MOST_PAUSE = timedelta(
+    seconds=30
+)  # between two turns of a step; a longer one means that the clock was set back
 
-# What is done on each turn before anything is sent, in this order. Each may be repeated and interrupted.
-STEPS: tuple[Callable[..., int], ...] = (
-    settle_due,
-    deliveries_give_up,
+
+class Step(NamedTuple):
+    """What is done before anything is sent: `run(now=...)` returns how much there was. It may be repeated and
+    interrupted, and several workers may do it at once. `every_s` 0: on each turn.
+    """
+
+    run: Callable[..., int]
+    every_s: float = 0.0
+
+
+# In this order. What needs rooms above this one is given to Outbox by the worker.
+STEPS = (
+    Step(settle_due),
+    Step(deliveries_give_up, every_s=10.0),
 )
 
 
 class Outbox:
     """Each second, or at once when somebody says that something was queued."""
 
-    def __init__(self, *, clock: Callable[[], datetime] = timezone.now) -> None:
+    def __init__(
+        self, *, steps: Sequence[Step] = STEPS, clock: Callable[[], datetime] = timezone.now
+    ) -> None:
+        self._steps = steps
+        self._next_at: dict[Step, datetime] = {}
         self._clock = clock
         self._wake = asyncio.Event()
         self._database = DatabaseThread()
@@ -64,9 +81,25 @@ class Outbox:
 
     async def turn(self) -> bool:
         """One turn; returns whether there may be more to do at once."""
-        now = self._clock()
-        settled = [await self._database.run(step, now=now) for step in STEPS]
-        return bool(await self._sender.step()) or any(settled)
+        found = 0
+        for step in self._steps:
+            now = self._clock()
+            if step not in self._next_at or not now < self._next_at[step] < now + MOST_PAUSE:
+                found += await self._do(step, now=now)
+        return bool(await self._sender.step() or found)
+
+    async def _do(self, step: Step, *, now: datetime) -> int:
+        """One step; one that fails keeps nobody from being told of what else there is."""
+        try:
+            found = await self._database.run(step.run, now=now)
+        except (OperationalError, InterfaceError):  # the database is away
+            raise
+        except Exception:
+            logger.exception("A step towards sending failed; it is done again in %s.", MOST_PAUSE)
+            self._next_at[step] = now + MOST_PAUSE - timedelta(seconds=1)
+            return 0
+        self._next_at[step] = now + timedelta(seconds=step.every_s)
+        return found
 
     async def _until_lost(self, listener: psycopg.AsyncConnection[Any], stop: asyncio.Event) -> None:
         waking = asyncio.create_task(self._wake_on_notify(listener))

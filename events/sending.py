@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from django.conf import settings
 from django.core.mail import EmailMultiAlternatives, get_connection
-from django.db import close_old_connections, connection, connections, transaction
+from django.db import DataError, IntegrityError, close_old_connections, connection, connections, transaction
 from django.db.models import F
 from django.utils.translation import gettext_noop
 
@@ -191,9 +191,20 @@ class Sender:
             if not task.cancelled():
                 self._unwritten.append(task.result())
         if self._unwritten:
-            results = list(self._unwritten)
-            await self._database.run(results_write, results, chance=self._random)
-            del self._unwritten[: len(results)]
+            try:
+                await self._write(list(self._unwritten))
+            except (IntegrityError, DataError):  # such as that of a delivery that is gone with its account
+                for result in list(self._unwritten):
+                    try:
+                        await self._write([result])
+                    except (IntegrityError, DataError):
+                        logger.exception("How delivery %s went cannot be noted.", result.claim.delivery_key)
+                        self._unwritten.remove(result)
+
+    async def _write(self, results: Sequence[Result]) -> None:
+        await self._database.run(results_write, results, chance=self._random)
+        for result in results:
+            self._unwritten.remove(result)
 
     async def _send(self, claim: Claim) -> Result:
         at = self._clock()
@@ -246,7 +257,9 @@ def results_write(results: Sequence[Result], *, chance: random.Random) -> None:
     Attempt.objects.bulk_create([_attempt_row(result) for result in results])
     _deliveries_note(results, chance=chance)
     for result in results:
-        _receiver_note(notifiers[result.claim.notifier_key], result, chance=chance)
+        notifier = notifiers.get(result.claim.notifier_key)
+        if notifier is not None:
+            _receiver_note(notifier, result, chance=chance)
     Notifier.objects.bulk_update(notifiers.values(), ["failures", "retry_at", "last_ok_at", "last_error"])
 
 
@@ -296,6 +309,8 @@ def mail_send(mail: Mail, *, key: str) -> Answer:
     except (OSError, smtplib.SMTPException):
         error, fault = NO_CONNECTION, True
     latency_ms = round(1000 * (time.perf_counter() - began))
+    if code is not None and not 100 <= code <= 999:  # what smtplib makes of an answer that is none
+        code, fault = None, True
     return Answer(not error, latency_ms, code, error=error, fault=fault)
 
 

@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 import tempfile
+from datetime import datetime
 from pathlib import Path
 
 from django.test import override_settings
 
 from events.models import Delivery, Notification
-from events.outbox import Outbox
+from events.outbox import STEPS, Outbox, Step
 from events.tests.outbox import LOOPBACK
 from events.tests.receiver import Receiver
 from events.tests.street import AlertsTestCase
@@ -50,6 +51,24 @@ class LoopTest(AlertsTestCase):
         await loop.run_in_executor(None, both)
         stop.set()
         await asyncio.wait_for(running, 20)
+
+    def test_a_step_that_fails_keeps_nobody_from_being_told(self) -> None:
+        def broken(*, now: datetime) -> int:
+            raise ZeroDivisionError
+
+        self.say({"cpu": 95}, at_s=50)
+        with self.assertLogs("events.outbox", "ERROR") as log:
+            asyncio.run(self.turns(Outbox(steps=(Step(broken), *STEPS))))
+        assert len(log.output) == 1  # and it is left alone for a while
+        assert len(self.receiver.received) == 1
+
+    async def turns(self, outbox: Outbox) -> None:
+        """Three turns, and the end."""
+        for _ in range(3):
+            await outbox.turn()
+        stop = asyncio.Event()
+        stop.set()
+        await outbox.run(stop)
 
 
 class WorkerTest(AlertsTestCase):

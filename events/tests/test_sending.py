@@ -14,7 +14,7 @@ from events.notifiers_store import delivery_resend, notifier_delete, notifier_up
 from events.sending import LEASE, deliveries_claim
 from events.settling import settle_due
 from events.tests.outbox import OutboxTestCase, Outgoing
-from events.tests.receiver import Receiver, Reply
+from events.tests.receiver import Received, Receiver, Reply
 from servwatch_site.tests.cast import NOW
 from tokens.crypto import encrypt
 
@@ -350,6 +350,20 @@ class TogetherTest(WebhookTestCase):
             self.outgoing.send()
         assert len(self.receiver.received) == 1
         assert "could not be made" in Attempt.objects.get(ok=False).error
+
+    def test_what_cannot_be_noted_holds_nobody_up(self) -> None:
+        def vanish(request: Received) -> Reply:
+            if request.json()["description"] == "gone":
+                Delivery.objects.filter(rule__description="gone").delete()
+                connection.close()
+            return Reply()
+
+        self.receiver.reply = vanish
+        self.fire(self.rule(self.hook, description="gone"))
+        self.fire(self.rule(self.hook, description="there"))
+        with self.assertLogs("events.sending", "ERROR"):
+            assert self.outgoing.send() == 2
+        assert self.statuses() == ["delivered"]
 
     def test_many_go_to_one_receiver_at_a_time(self) -> None:
         everybody_is_here = threading.Barrier(8)

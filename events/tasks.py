@@ -4,7 +4,7 @@ from django.db import close_old_connections
 from django.utils import timezone
 from procrastinate.contrib.django import app
 
-from events import services
+from events import services, stock
 
 
 @app.periodic(cron="* * * * *")
@@ -14,5 +14,15 @@ def alerts_end(timestamp: int) -> None:
     close_old_connections()
     try:
         services.alerts_end(now=timezone.now())
+    finally:
+        close_old_connections()
+
+
+@app.periodic(cron="23 * * * *")
+@app.task(queueing_lock="events.agent_rules_follow")
+def agent_rules_follow(timestamp: int) -> None:
+    close_old_connections()
+    try:
+        stock.agent_rules_follow(now=timezone.now())
     finally:
         close_old_connections()

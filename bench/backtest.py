@@ -2,9 +2,9 @@
 
     .venv/bin/python -m bench.backtest --repeat 3
 
-One device that sends every 10 s (259,200 records of 11 numbers), with a rule on one of its key paths and on all; and
-1,000 devices in one channel, each with a record an hour (720,000: as many rows of hours as if they sent every 10 s). The
-values swing daily between 10 and 90 with noise of +-2. Given are medians of milliseconds of backtest() as the API
+One device that sends every 10 s (259,200 records of 11 numbers), with a rule on one and on all of its key paths; and
+1,000 devices in one channel, each with a record an hour (720,000: as many rows of hours as if they sent every 10 s).
+The values swing daily between 10 and 90 with noise of +-2. Given are medians of milliseconds of backtest() as the API
 calls it, with all of its queries, and what it found and looked at.
 """
 

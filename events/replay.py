@@ -117,14 +117,12 @@ class Replay:
         at, low, high = bucket
         for_ = self._condition.for_
         whole = self._fires.all(low, high)
-        if not whole or (self._state is None and for_):
+        since = at if self._state is None else self._state.since
+        due = since + for_
+        if not whole or self._state is None or due < at + self._width:
             self.unsure.append(at)
         extreme = Reading(at, [self._extreme(bucket)], NO_AGE)
         if not for_ or whole:
-            since = at if self._state is None else self._state.since
-            due = since + for_
-            if due < at + self._width:
-                self.unsure.append(at)  # by which of its records it fires
             if at < due < at + self._width:
                 extreme = extreme._replace(at=due)
                 self._state = State(Phase.PENDING, since)

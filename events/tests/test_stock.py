@@ -49,7 +49,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"agent": {"version_number": AGENT_VERSION}},
     ),
 }
-BY_THE_WORKER = {"offline", "disk_fills"}  # events/tests/test_silence.py, streams/tests/test_trends.py
+BY_THE_WORKER = {"offline", "disk_fills"}  # tested there: silence, and streams/tests/test_trends.py
 
 
 def message(**beyond: Any) -> dict[str, Any]:

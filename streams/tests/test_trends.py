@@ -3,6 +3,7 @@ from typing import Any
 
 from events.models import Alert, AlertState, Cause, Notification, Rule
 from events.services import alerts_end, rule_create, rule_update
+from events.stock import stock_enable
 from events.trend_alerts import trend_settle
 from streams.tests.records import record_add
 from streams.tests.test_rollups import HOUR, MINUTE, RollupCase
@@ -97,6 +98,27 @@ class TrendsTest(RollupCase):
         assert trends_check(now=self.now + timedelta(hours=9)) == 0
         Rule.objects.update(ahead_s=3600)
         assert trends_check(now=self.now) == 0
+
+    def test_the_stock_rule_tells_of_a_disk_that_fills_within_a_day(self) -> None:
+        some = [
+            (
+                self.now - n * 10 * MINUTE,
+                {"disks": {"/var": {"used_pct": 88 - n / 6}, "/": {"used_pct": 50.0}}},
+            )
+            for n in range(144, 0, -1)
+        ]
+        self.store("web-1", *some)
+        self.roll()
+        stock_enable(self.owner, self.servers, "disk_fills")
+        assert trends_check(now=self.now) == 0
+        assert trends_check(now=self.now + 31 * MINUTE) == 1
+        assert Alert.objects.get().key == "disks:/var:used_pct"
+        self.now += 24 * HOUR
+        self.put(
+            [(self.now - n * 10 * MINUTE, {"disks": {"/var": {"used_pct": 40.0}}}) for n in range(144, 0, -1)]
+        )
+        assert trends_check(now=self.now) == 1
+        assert Alert.objects.get().resolution == "recovered"
 
     def test_a_second_worker_finds_nothing_to_do(self) -> None:
         rule = self.rule()

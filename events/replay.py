@@ -117,14 +117,13 @@ class Replay:
         at, low, high = bucket
         for_ = self._condition.for_
         whole = self._fires.all(low, high)
-        if not whole or self._state is None:
+        since = at if self._state is None else self._state.since
+        due = since + for_
+        if not whole or self._state is None or due < at + self._width:
             self.unsure.append(at)
         extreme = Reading(at, [self._extreme(bucket)], NO_AGE)
         if not for_ or whole:
-            since = at if self._state is None else self._state.since
-            due = since + for_
             if at < due < at + self._width:
-                self.unsure.append(at)
                 extreme = extreme._replace(at=due)
                 self._state = State(Phase.PENDING, since)
             self._reading(extreme, exact=False)

@@ -39,8 +39,8 @@ class BacktestView(ApiView):
         found = backtest(account, draft, now=timezone.now(), days=days)
         return Response(
             {
-                "start": time_text(found.start, zone),
-                "end": time_text(found.end, zone),
+                "start": time_text(found.start, zone=zone),
+                "end": time_text(found.end, zone=zone),
                 "resolution": str(found.resolution),
                 "devices": found.devices,
                 "devices_looked": found.devices_looked,
@@ -59,9 +59,9 @@ def _object(firing: Firing, zone: tzinfo) -> dict[str, Any]:
         "tag": firing.tag or None,
         "key": firing.key,
         "cause": str(firing.cause),
-        "since": time_text(firing.since, zone),
-        "at": time_text(firing.at, zone),
-        "until": None if firing.until is None else time_text(firing.until, zone),
+        "since": time_text(firing.since, zone=zone),
+        "at": time_text(firing.at, zone=zone),
+        "until": None if firing.until is None else time_text(firing.until, zone=zone),
         "peak": firing.peak,
         "exact": firing.exact,
     }

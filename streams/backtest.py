@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 from django.db import OperationalError
@@ -99,6 +100,12 @@ def backtest(account: Account, draft: Rule, *, now: datetime, days: int = 30) ->
     return _Look(draft, start=now - span, end=now).run()
 
 
+def _averages(
+    reader: SeriesReader, devices: Sequence[int], paths: Sequence[str], step: timedelta
+) -> list[tuple[int, str, datetime, float]]:
+    return list(reader.averages(devices, paths, step=step))
+
+
 class _Look:
     """The work on one back-test."""
 
@@ -155,7 +162,7 @@ class _Look:
             return
         for tag in self._tags:
             look = ValuesLook(self._reader(tag), condition, self._keys, budget)
-            for one in self._tried(lambda look=look: look.run(numeric=numeric, others=others), []):
+            for one in self._tried(partial(look.run, numeric=numeric, others=others)):
                 self._add(one.device_key, tag, one.path, Cause.VALUE, [one.spell])
             self._looked = min(self._looked, look.looked)
             self._resolution = max(self._resolution, look.resolution, key=list(Resolution).index)
@@ -188,10 +195,15 @@ class _Look:
 
     def _silence_of(self, one: SilenceOf, absent: timedelta, rolled: bool) -> None:
         spells = self._tried(
-            lambda: silences(
-                one, low=self._start, high=self._end, absent=absent, rolled=rolled, most=MOST_FIRINGS
-            ),
-            [],
+            partial(
+                silences,
+                one,
+                low=self._start,
+                high=self._end,
+                absent=absent,
+                rolled=rolled,
+                most=MOST_FIRINGS,
+            )
         )
         self._add(one.device_key, one.tag or "", one.path, Cause.SILENCE, spells)
 
@@ -204,8 +216,8 @@ class _Look:
         self._resolution = Resolution.HOUR
         for tag in self._tags:
             reader = self._reader(tag, start=self._start - window.span)
-            step_s = max(window.step, HOUR / 4)
-            rows = self._tried(lambda r=reader, s=step_s: list(r.averages(devices, paths, step=s)), [])
+            width = max(window.step, HOUR / 4)
+            rows = self._tried(partial(_averages, reader, devices, paths, width))
             lines: dict[tuple[int, str], list[Point]] = {}
             for device_key, path, at, value in rows:
                 lines.setdefault((device_key, path), []).append(Point(at, value))
@@ -247,14 +259,14 @@ class _Look:
             return None
         return timedelta(seconds=max(LEARNED_INTERVALS * seconds, LEARNED_LEAST_S))
 
-    def _tried(self, look: Callable[[], T], otherwise: T) -> T:
+    def _tried(self, look: Callable[[], list[T]]) -> list[T]:
         """What a look found; what takes too long is given up, and said."""
         with suppress(OperationalError), reading(limit_s=LIMIT_S):
             return look()
         sentence = _("A part took too long to look at and is left out; name one device or fewer days.")
         if sentence not in self._notes:
             self._notes.append(sentence)
-        return otherwise
+        return []
 
     def _add(self, device_key: int, tag: str, key: str, cause: Cause, spells: Iterable[Spell]) -> None:
         for one in spells:

@@ -19,7 +19,7 @@ from streams.cover import HOUR, MINUTE, Resolution
 
 FEW_RECORDS = 20_000
 PART = 6 * HOUR  # minutes of many devices are read by so much at once
-ROUNDS = 3  # of looking at records: what begins may show later than it was thought
+ROUNDS = 6  # of looking at records: what begins may show later than it was thought
 RECORDS_A_MINUTE = 1_000
 DEVICES_BY_RECORD = 200
 AFTER_A_STRETCH = 5  # records in which to look for the end of what still fires
@@ -229,6 +229,7 @@ class ValuesLook:
         """The newest first, since those are asked for most."""
         found: dict[Line, list[datetime]] = {}
         for line, minutes in unsure.items():
+            minutes = list(dict.fromkeys(minutes))
             some = minutes[-self.budget.raw_minutes :] if self.budget.raw_minutes else []
             self.budget.raw_minutes -= len(some)
             if some:

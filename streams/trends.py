@@ -30,7 +30,7 @@ def trends_check(*, now: datetime) -> int:
     changes = 0
     for rule in rules_ahead():
         try:
-            judged = list(_judged(rule, now=now))
+            judged = list(trends_of(rule, now=now))
             if judged:
                 changes += trend_settle(rule, judged)
         except Exception:  # one rule's trouble is not the others'
@@ -43,7 +43,7 @@ def paths_of(rule: Rule) -> list[Stream]:
     if not rule.source or rule.channel_id is None:
         return []
     index = SourceIndex([(source_levels(rule.source), True)])
-    streams = Stream.objects.filter(channel_id=rule.channel_id).order_by("key")
+    streams = Stream.objects.filter(channel=rule.channel).order_by("key")
     return [stream for stream in streams if index.at(stream.key)]
 
 
@@ -51,7 +51,7 @@ def tags_of(rule: Rule) -> list[str]:
     """The tags under which a rule looks at its channel, "" for none among them."""
     if rule.tag:
         return [rule.tag]
-    names = Tag.objects.filter(channel_id=rule.channel_id).order_by("name").values_list("name", flat=True)
+    names = Tag.objects.filter(channel=rule.channel).order_by("name").values_list("name", flat=True)
     return ["", *names]
 
 
@@ -65,7 +65,8 @@ def devices_of(rule: Rule) -> list[tuple[int, str]]:
     return list(devices.order_by("pk").values_list("pk", "device_id"))
 
 
-def _judged(rule: Rule, *, now: datetime) -> Iterator[Judged]:
+def trends_of(rule: Rule, *, now: datetime) -> Iterator[Judged]:
+    """Where the values that a rule watches are heading, of devices that send at present."""
     window = Window.ahead(timedelta(seconds=rule.ahead_s or 0))
     paths = [stream.key for stream in paths_of(rule) if stream.type != Stream.Type.STRING][:MOST_KEYS]
     devices = [key for key, _ in devices_of(rule)]

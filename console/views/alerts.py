@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import ceil
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,7 +21,7 @@ from console.access import account_of, account_page, person_of, query_text
 from console.alert_history import alert_history
 from console.alert_lines import AlertLine, alert_lines
 from console.charting import ChartGroup, Line, chart_json, range_of
-from console.ranges import Range
+from console.ranges import Range, range_parse
 from console.snoozes import SNOOZES, snooze_end
 from events.models import Alert, Severity
 from events.selectors import OPEN, AlertFilter, AlertRow, alert_get_for_account, alert_rows
@@ -226,7 +227,12 @@ def _span(request: HttpRequest, row: AlertRow, *, now: datetime) -> Range:
     alert = row.alert
     end = alert.resolved_at or now
     around = max(AROUND, (end - alert.since) / 3)
-    return Range(alert.since - around, min(end + around, now), "")
+    start = alert.since - around
+    if alert.resolved_at is None:  # as a length up to now, so that the open page goes on
+        minutes = ceil((now - start) / timedelta(minutes=1))
+        length = f"{minutes}m" if minutes < 100_000 else f"{minutes // 1440 + 1}d"
+        return range_parse(length=length, start="", end="", zone=account_of(request).zone, now=now)
+    return Range(start, min(end + around, now), "")
 
 
 def _groups(line: AlertLine) -> list[ChartGroup]:

@@ -11,6 +11,7 @@
   if ("watchAccount" in body.dataset) wanted.push("account");
   const watching = wanted.length > 0;
   const fragments = body.dataset.refresh ? [...document.querySelectorAll(body.dataset.refresh)] : [];
+  const told = new Map(); // fragment -> what it shows
   let socket = null, tries = 0, poll = null, missed = false, busy = false, again = false, lastAt = 0, waiting = null, countedAt = 0;
 
   function show(state) {
@@ -45,6 +46,8 @@
 
   function replace(fragment, html) {
     if (fragment.querySelector("input:checked")) return; // somebody is choosing: do not take it from under them
+    if (told.get(fragment) === html) return; // nothing new: readers of the screen need not hear it again
+    told.set(fragment, html);
     const open = [...fragment.querySelectorAll("details")].map(function (one) { return one.open; });
     const openById = new Set([...fragment.querySelectorAll("details[id][open]")].map(function (one) { return one.id; }));
     const active = fragment.contains(document.activeElement) ? document.activeElement : null;

@@ -56,11 +56,12 @@ T = TypeVar("T")
 _CLAIM_SQL = f"""
 WITH receivers AS (
     SELECT n.id, n.failures >= {CIRCUIT_OPENS_AFTER} AS on_trial,
-           CASE WHEN n.failures >= {CIRCUIT_OPENS_AFTER} THEN 1 ELSE {TO_ONE_AT_ONCE} - coalesce(busy.count, 0) END AS room
+           CASE WHEN n.failures >= {CIRCUIT_OPENS_AFTER} THEN 1
+                ELSE {TO_ONE_AT_ONCE} - coalesce(busy.sending, 0) END AS room
     FROM events_notifier n
-    LEFT JOIN unnest(%(busy)s::bigint[], %(counts)s::int[]) AS busy (id, count) ON busy.id = n.id
+    LEFT JOIN unnest(%(busy)s::bigint[], %(counts)s::int[]) AS busy (id, sending) ON busy.id = n.id
     WHERE n.enabled AND n.deleted_at IS NULL AND (n.retry_at IS NULL OR n.retry_at <= %(now)s)
-      AND coalesce(busy.count, 0) < {TO_ONE_AT_ONCE}
+      AND coalesce(busy.sending, 0) < {TO_ONE_AT_ONCE}
       AND EXISTS (
           SELECT FROM events_delivery d
           WHERE d.notifier_id = n.id AND d.status = 'pending' AND d.next_at <= %(now)s

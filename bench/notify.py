@@ -110,14 +110,17 @@ def run(*, rate: float, rules: int, seconds: float, firings: float, devices: int
         rules_create(stack, rules)
         run_python(stack.environment, "-c", _RULE.format(url=f"http://127.0.0.1:{port}/hook"))
         worker = stack.spawn("worker", "manage.py", "worker")
+        _wait_for_worker(stack)
         load = Load(stack, devices=devices)
         publisher = load.publisher()
         publisher.run(rate=2_000, count=devices)  # first contact
+        publisher.close()
         watched = Watched(stack, per_second=firings)
         parts = groups(stack, {"worker": worker}, [stack.listener] if stack.listener else [])
         before = {name: cost_of(processes) for name, processes in parts.items()}
         watched.start()
-        took_s = load.publisher().run(rate=rate, count=int(rate * seconds))
+        publisher = load.publisher()
+        took_s = publisher.run(rate=rate, count=int(rate * seconds))
         watched.stop()
         after = {name: cost_of(processes) for name, processes in parts.items()}
         found = _wait(notes, watched)
@@ -129,6 +132,15 @@ def run(*, rate: float, rules: int, seconds: float, firings: float, devices: int
         publisher.close()
         load.close()
         return len(found) >= len(watched.crossings)
+
+
+def _wait_for_worker(stack: Stack) -> None:
+    """Until it listens for what is queued."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not stack.query("SELECT 1 FROM pg_stat_activity WHERE application_name = 'servwatch-outbox'"):
+        if time.monotonic() > deadline:
+            raise RuntimeError((stack.path / "worker.log").read_text(encoding="utf-8"))
+        time.sleep(0.1)
 
 
 def _wait(notes: Path, watched: Watched) -> dict[int, int]:

@@ -13,7 +13,7 @@ import random
 import smtplib
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from email.utils import parseaddr
@@ -55,18 +55,22 @@ T = TypeVar("T")
 
 _CLAIM_SQL = f"""
 WITH receivers AS (
-    SELECT n.id, n.failures FROM events_notifier n
+    SELECT n.id, n.failures >= {CIRCUIT_OPENS_AFTER} AS on_trial,
+           CASE WHEN n.failures >= {CIRCUIT_OPENS_AFTER} THEN 1
+                ELSE {TO_ONE_AT_ONCE} - coalesce(busy.sending, 0) END AS room
+    FROM events_notifier n
+    LEFT JOIN unnest(%(busy)s::bigint[], %(counts)s::int[]) AS busy (id, sending) ON busy.id = n.id
     WHERE n.enabled AND n.deleted_at IS NULL AND (n.retry_at IS NULL OR n.retry_at <= %(now)s)
-      AND n.id <> ALL(%(busy)s::bigint[])
+      AND coalesce(busy.sending, 0) < {TO_ONE_AT_ONCE}
       AND EXISTS (
           SELECT FROM events_delivery d
           WHERE d.notifier_id = n.id AND d.status = 'pending' AND d.next_at <= %(now)s
             AND (d.leased_until IS NULL OR d.leased_until <= %(now)s)
       )
     ORDER BY n.id
-    FOR NO KEY UPDATE SKIP LOCKED
+    FOR NO KEY UPDATE OF n SKIP LOCKED
 )
-SELECT due.id, r.id, r.failures >= {CIRCUIT_OPENS_AFTER}
+SELECT due.id, r.id, r.on_trial
 FROM receivers r CROSS JOIN LATERAL (
     SELECT d.id FROM events_delivery d
     WHERE d.notifier_id = r.id AND d.status = 'pending' AND d.next_at <= %(now)s AND d.expires_at > %(now)s
@@ -78,7 +82,7 @@ FROM receivers r CROSS JOIN LATERAL (
           WHERE own.delivery_id = d.id AND earlier.notifier_id = d.notifier_id AND earlier.status = 'pending'
       )
     ORDER BY d.id
-    LIMIT CASE WHEN r.failures >= {CIRCUIT_OPENS_AFTER} THEN 1 ELSE {TO_ONE_AT_ONCE} END
+    LIMIT r.room
     FOR NO KEY UPDATE SKIP LOCKED
 ) due
 LIMIT %(room)s
@@ -156,8 +160,7 @@ class Sender:
         room = TO_ALL_AT_ONCE - len(self._sending)
         if room <= 0:
             return 0
-        per_notifier = Counter(claim.notifier_key for claim in self._sending.values())
-        busy = [key for key, count in per_notifier.items() if count >= TO_ONE_AT_ONCE]
+        busy = Counter(claim.notifier_key for claim in self._sending.values())
         claims = await self._database.run(deliveries_claim, now=self._clock(), busy=busy, room=room)
         for claim in claims:
             self._sending[asyncio.create_task(self._send(claim))] = claim
@@ -230,10 +233,14 @@ class Sender:
 
 
 @transaction.atomic
-def deliveries_claim(*, now: datetime, busy: Sequence[int] = (), room: int = TO_ALL_AT_ONCE) -> list[Claim]:
-    """Lease what is due and may be sent, at most `room`; nothing for the notifiers in `busy`."""
+def deliveries_claim(
+    *, now: datetime, busy: Mapping[int, int] | None = None, room: int = TO_ALL_AT_ONCE
+) -> list[Claim]:
+    """Lease what is due and may be sent, at most `room`. `busy`: notifier key -> how many we are sending there."""
+    busy = busy or {}
     with connection.cursor() as cursor:
-        cursor.execute(_CLAIM_SQL, {"now": now, "busy": list(busy), "room": room})
+        own = {"busy": list(busy), "counts": list(busy.values())}
+        cursor.execute(_CLAIM_SQL, {"now": now, "room": room, **own})
         rows = cursor.fetchall()
     if not rows:
         return []

@@ -49,6 +49,8 @@ TAGS = {
     "Stream": "Records: reading, aggregates, writing, removing.",
     "Event": "Rules on streams: when an alert fires, and who is told.",
     "Alert": "What fires and what has fired: reading, acknowledging, snoozing, commenting.",
+    "Notifier": "Who is told of alerts, and the secret that webhooks are signed with.",
+    "Delivery": "What was sent to whom, how each attempt ended, and sending it again.",
     "Publish": "Commands to devices.",
     "Session": "Who is connected to the broker now.",
     "HTTP connector": "How devices send over HTTP.",

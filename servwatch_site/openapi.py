@@ -49,6 +49,7 @@ TAGS = {
     "Stream": "Records: reading, aggregates, writing, removing.",
     "Event": "Rules on streams: when an alert fires, and who is told.",
     "Alert": "What fires and what has fired: reading, acknowledging, snoozing, commenting.",
+    "Maintenance": "Times in which nobody is told of alerts, once or repeating.",
     "Publish": "Commands to devices.",
     "Session": "Who is connected to the broker now.",
     "HTTP connector": "How devices send over HTTP.",

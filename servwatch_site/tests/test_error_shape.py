@@ -1,6 +1,7 @@
 """Every address of the API answers its errors in one shape (contract, section 2)."""
 
 import re
+from datetime import timedelta
 from io import BytesIO
 from unittest.mock import patch
 
@@ -12,12 +13,14 @@ from django.test import RequestFactory, override_settings
 from rest_framework import exceptions
 
 from devices.api import DeviceView
+from events.models import Maintenance
 from events.tests.alerts import alert_add
 from servwatch_site import api_errors, urls_v2
 from servwatch_site.api_parsing import MAX_BODY_BYTES
 from servwatch_site.docs import docs_page, openapi_json
 from servwatch_site.errors import HTTP_STATUS, Code
 from servwatch_site.tests.api import ApiTestCase, read
+from servwatch_site.tests.cast import NOW
 from tokens.models import ApiToken
 from tokens.rate_limits import Usage
 
@@ -41,7 +44,10 @@ class RouteWalkTest(ApiTestCase):
     def setUp(self) -> None:
         SAMPLES["token_id"] = str(ApiToken.objects.get(account=self.owner, name="reader").pk)
         alert = alert_add(self.owner, self.servers, self.web1)
-        SAMPLES.update(event_id=str(alert.rule_id), alert_id=str(alert.pk))
+        window = Maintenance.objects.create(
+            account=self.owner, starts_at=NOW, ends_at=NOW + timedelta(hours=1)
+        )
+        SAMPLES.update(event_id=str(alert.rule_id), alert_id=str(alert.pk), maintenance_id=str(window.pk))
 
     def test_there_are_routes_to_walk(self) -> None:
         assert len(paths()) >= 14

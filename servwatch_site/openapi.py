@@ -51,6 +51,7 @@ TAGS = {
     "Alert": "What fires and what has fired: reading, acknowledging, snoozing, commenting.",
     "Notifier": "Who is told of alerts, and the secret that webhooks are signed with.",
     "Delivery": "What was sent to whom, how each attempt ended, and sending it again.",
+    "Maintenance": "Times in which nobody is told of alerts, once or repeating.",
     "Publish": "Commands to devices.",
     "Session": "Who is connected to the broker now.",
     "HTTP connector": "How devices send over HTTP.",

@@ -66,6 +66,8 @@ def ingest_progress(*, now: datetime) -> Ingest:
 
 
 def _way(cursor: Any, name: str, live_until: datetime | None, live: Live | None, *, now: datetime) -> Way:
+    if live is not None and live.until < live.since:
+        live = None  # what came just after the interruption may be under way
     if live is not None:
         if live_until is not None and live.since > live_until:
             cursor.execute(

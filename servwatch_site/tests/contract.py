@@ -28,6 +28,7 @@ EXISTING = {
     "alert_id": 1,
     "notifier_id": 1,
     "delivery_id": 1,
+    "maintenance_id": 1,
 }
 
 

@@ -1,6 +1,7 @@
 """Every address of the API answers its errors in one shape (contract, section 2)."""
 
 import re
+from datetime import timedelta
 from io import BytesIO
 from unittest.mock import patch
 
@@ -12,6 +13,7 @@ from django.test import RequestFactory, override_settings
 from rest_framework import exceptions
 
 from devices.api import DeviceView
+from events.models import Maintenance
 from events.notifiers_store import notifier_create, notifier_test
 from events.tests.alerts import alert_add
 from servwatch_site import api_errors, urls_v2
@@ -47,6 +49,10 @@ class RouteWalkTest(ApiTestCase):
         hook = notifier_create(self.owner, kind="webhook", settings={"url": "https://x.example.org/"})
         delivery = notifier_test(hook, now=NOW)
         SAMPLES.update(notifier_id=str(hook.pk), delivery_id=str(delivery.pk))
+        window = Maintenance.objects.create(
+            account=self.owner, starts_at=NOW, ends_at=NOW + timedelta(hours=1)
+        )
+        SAMPLES.update(maintenance_id=str(window.pk))
 
     def test_there_are_routes_to_walk(self) -> None:
         assert len(paths()) >= 14

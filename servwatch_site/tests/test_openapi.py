@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -16,7 +17,7 @@ from channels.services import channel_create
 from devices.broker import broker_accounts
 from devices.models import Device
 from devices.services import device_create
-from events.models import Alert, Delivery, Notifier, Rule
+from events.models import Alert, Delivery, Maintenance, Notifier, Rule
 from events.tests.alerts import alert_add
 from servwatch_site import urls_v2
 from servwatch_site.docs import groups
@@ -105,6 +106,7 @@ class GeneratedTest(CommittedTestCase):
                 "events_alert",
                 "events_notifier",
                 "events_delivery",
+                "events_maintenance",
             ):  # the first keys are those of `prepare`
                 cursor.execute("SELECT setval(pg_get_serial_sequence(%s, 'id'), 1000)", [table])
         token = api_token_issue(self.owner, name="contract", scopes=["admin"])[1]
@@ -138,6 +140,11 @@ class GeneratedTest(CommittedTestCase):
         if not Notifier.objects.filter(pk=1, deleted_at=None).exists():
             Notifier.objects.filter(pk=1).delete()
             self.notifier_add()
+        if not Maintenance.objects.filter(pk=1).exists():
+            now = timezone.now()
+            Maintenance.objects.create(
+                pk=1, account=self.owner, starts_at=now, ends_at=now + timedelta(hours=1)
+            )
 
     def notifier_add(self) -> None:
         """The notifier 1, and the delivery 1 to it."""

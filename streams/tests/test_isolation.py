@@ -12,7 +12,7 @@ from channels.models import Channel, Latest
 from devices.command_sender import sender
 from devices.models import Command, Device
 from devices.services import device_update
-from events.models import Alert, Comment, Delivery, Notifier, Rule, SigningSecret
+from events.models import Alert, Comment, Delivery, Maintenance, Notifier, Rule, SigningSecret
 from events.notifiers_store import notifier_create, notifier_test
 from events.signing import signing_secret_now
 from events.tests.alerts import alert_add
@@ -70,6 +70,10 @@ class IsolationTest(ListeningTestCase):
         )
         self.delivery = notifier_test(self.notifier, now=timezone.now())
         signing_secret_now(self.owner, now=timezone.now())
+        now = timezone.now()
+        self.window = Maintenance.objects.create(
+            account=self.owner, name=SECRET, starts_at=now, ends_at=now + timedelta(hours=1)
+        )
         self.token = ApiToken.objects.get(account=self.owner, name="test")
 
     def paths(self) -> list[str]:
@@ -83,6 +87,7 @@ class IsolationTest(ListeningTestCase):
             "alert_id": str(self.alert.pk),
             "notifier_id": str(self.notifier.pk),
             "delivery_id": str(self.delivery.pk),
+            "maintenance_id": str(self.window.pk),
         }
         found = []
         for route in urls_v2.urlpatterns:
@@ -108,6 +113,7 @@ class IsolationTest(ListeningTestCase):
             list(Notifier.objects.filter(account=self.owner).values()),
             list(Delivery.objects.filter(account=self.owner).values()),
             list(SigningSecret.objects.filter(account=self.owner).values()),
+            list(Maintenance.objects.filter(account=self.owner).values()),
             list(Latest.objects.filter(channel_key=self.servers.pk).values()),
             [row for row in records() if row[1] == self.servers.pk],
         ]
@@ -157,6 +163,7 @@ class IsolationTest(ListeningTestCase):
             (f"/v2/alert/{self.alert.pk}", "NOT_FOUND"),
             (f"/v2/notifier/{self.notifier.pk}", "NOT_FOUND"),
             (f"/v2/delivery/{self.delivery.pk}", "NOT_FOUND"),
+            (f"/v2/maintenance/{self.window.pk}", "NOT_FOUND"),
         ):
             mine = self.call("GET", path, token=self.strange_token, X_ENDTIME="last")
             none = self.call("GET", path[:-1] + "99", token=self.strange_token, X_ENDTIME="last")

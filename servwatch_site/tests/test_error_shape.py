@@ -83,7 +83,7 @@ class RouteWalkTest(ApiTestCase):
             else:
                 assert (answer.status_code, answer.content) == (204, b"")
                 allowed = set(answer["Allow"].split(", "))
-                assert {"GET", "HEAD", "OPTIONS"} <= allowed or allowed == {"POST", "OPTIONS"}
+                assert {"OPTIONS"} < allowed and ("GET" in allowed) == ("HEAD" in allowed)
 
     def test_bodies_that_are_no_json_are_refused_in_shape(self) -> None:
         bad = (
@@ -112,14 +112,13 @@ class RouteWalkTest(ApiTestCase):
 
     def test_a_database_that_is_away_is_503_in_shape(self) -> None:
         for path in paths():
-            only_post = self.call("OPTIONS", path).get("Allow", "") == "POST, OPTIONS"
             with (
                 patch("tokens.api_auth.api_token_find", side_effect=OperationalError("connection refused")),
                 self.assertLogs("servwatch_site.api_errors", "ERROR") as log,
             ):
-                answer = self.call("POST" if only_post else "GET", path)
+                answer = self.call("GET", path)
                 api_errors.logger.error("so that a 404 without a look at the database has a line too")
-            if answer.status_code != 404:
+            if answer.status_code not in (404, 405):
                 self.assert_error(answer, 503, "STORAGE_UNAVAILABLE")
                 assert int(answer["Retry-After"]) >= 1
                 assert b"refused" not in answer.content and "connection refused" in log.output[0]

@@ -73,6 +73,22 @@ def buckets_that_matter(condition: Condition, buckets: Iterable[Bucket]) -> list
     return found
 
 
+def buckets_within(condition: Condition, buckets: Iterable[Bucket], *, width: timedelta) -> list[Bucket]:
+    """Those, in order, so deep within a firing that nothing begins or ends in them, whatever their records say."""
+    fires = Shares.of(condition.fires)
+    enough = 2 + -(-condition.for_ // width)
+    found, in_a_row, last = [], 0, None
+    for bucket in buckets:
+        if not fires.all(bucket.low, bucket.high):
+            in_a_row = 0
+        else:
+            in_a_row = in_a_row + 1 if last is not None and bucket.at - last == width else 1
+        last = bucket.at
+        if in_a_row > enough:
+            found.append(bucket)
+    return found
+
+
 class Replay:
     """Takes items in order of time; `spells` are the firings, `unsure` the buckets whose records would tell more."""
 

@@ -9,16 +9,18 @@ What is read is bounded (Budget), whatever the data. Devices for which nothing i
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from events.conditions import Condition
-from events.replay import Bucket, Item, Replay, Spell, buckets_that_matter
+from events.replay import Bucket, Item, Replay, Shares, Spell, buckets_that_matter, buckets_within
 from streams.backtest_reads import SeriesReader, SpanOf, reading_of, spans_of
 from streams.cover import HOUR, MINUTE, Resolution
 
 FEW_RECORDS = 20_000
-PART = 6 * HOUR  # minutes of many devices are read by so much at once
+PART = 6 * HOUR  # minutes of many devices are read by so much at once,
+DAY = 24 * HOUR  # and those of one device,
+MOSTLY = 0.6  # unless so much of the whole is wanted
 ROUNDS = 6  # of looking at records: what begins may show later than it was thought
 RECORDS_A_MINUTE = 1_000
 DEVICES_BY_RECORD = 200
@@ -31,9 +33,9 @@ Line = tuple[int, str]  # device, key path
 class Budget:
     """What one back-test may still read."""
 
-    device_hours: int = 60_000
-    minutes: int = 130_000  # times key paths
-    raw_minutes: int = 3_000
+    device_hours: int = 40_000
+    minutes: int = 100_000  # times key paths
+    raw_minutes: int = 2_000
     records: int = 100_000
 
 
@@ -58,6 +60,7 @@ class ValuesLook:
     texts_from: datetime | None = None
     coarse: bool = False
     _interesting: dict[int, dict[str, list[datetime]]] = field(default_factory=dict)
+    _within: dict[Line, dict[datetime, Bucket]] = field(default_factory=dict)
 
     def run(self, *, numeric: Sequence[str], others: Sequence[str]) -> list[Found]:
         """`numeric`: the key paths that roll-ups can answer."""
@@ -123,6 +126,8 @@ class ValuesLook:
         for _, path, bucket in self._hours(devices, paths, self.reader.low, self.reader.high):
             rows.setdefault(path, []).append(bucket)
         self._channel_hours = {path: buckets_that_matter(self.condition, some) for path, some in rows.items()}
+        if devices:
+            self._note_within({(devices[0], path): some for path, some in rows.items()})
         return sorted({at for hours in self._channel_hours.values() for at in hours})
 
     def _hours_of_devices(
@@ -132,12 +137,19 @@ class ValuesLook:
         for low, high in _few(spans_of(hours, HOUR)):
             for device_key, path, bucket in self._hours(devices, paths, low, high):
                 rows.setdefault((device_key, path), []).append(bucket)
+        self._note_within(rows)
         found: dict[int, dict[str, list[datetime]]] = {}
         for (device_key, path), some in rows.items():
             matter = buckets_that_matter(self.condition, some)
             if matter:
                 found.setdefault(device_key, {})[path] = matter
         return found
+
+    def _note_within(self, rows: dict[Line, list[Bucket]]) -> None:
+        """Hours in which it fires throughout need no look at their minutes."""
+        for line, some in rows.items():
+            within = buckets_within(self.condition, some, width=HOUR)
+            self._within[line] = {bucket.at: bucket for bucket in within}
 
     def _hours(
         self, devices: Sequence[int] | None, paths: Sequence[str], low: datetime, high: datetime
@@ -148,62 +160,82 @@ class ValuesLook:
         """Read the minutes of interesting hours as far as the budget goes; returns for how many devices it went."""
         looked, chosen = 0, []
         for device_key in devices:
-            own = self._interesting.get(device_key, {})
-            cost = 60 * sum(map(len, own.values()))
+            cost = 60 * sum(len(hours) for _, hours in self._to_read(device_key))
             if cost > self.budget.minutes and looked:
                 break
             self.budget.minutes -= cost
             looked += 1
-            if own:
+            if device_key in self._interesting:
                 chosen.append(device_key)
+        wanted: dict[Line, set[datetime]] = {}
         parts: dict[datetime, dict[int, set[str]]] = {}
-        width = PART if len(chosen) > 1 else self.reader.high - self.reader.low
-        wanted: set[tuple[int, str, datetime]] = set()
+        width = self._width(chosen)
+        base = self.reader.low.replace(minute=0, second=0, microsecond=0)  # parts are of whole hours
         for device_key in chosen:
-            for path, hours in self._interesting[device_key].items():
+            for path, hours in self._to_read(device_key):
+                wanted[device_key, path] = set(hours)
                 for at in hours:
-                    part = self.reader.low + (at - self.reader.low) // width * width
+                    part = base + (at - base) // width * width
                     parts.setdefault(part, {}).setdefault(device_key, set()).add(path)
-                    wanted.add((device_key, path, at))
+            for path in self._interesting[device_key]:
+                items[device_key, path] = list(self._within[device_key, path].values())
         for part, by_device in sorted(parts.items()):
             some = [path for path in paths if any(path in own for own in by_device.values())]
-            low, high = self._edges(part, part + width, by_device)
+            hours = [
+                at
+                for device_key, own in by_device.items()
+                for path in own
+                for at in wanted[device_key, path]
+                if part <= at < part + width
+            ]
             for device_key, path, bucket in self.reader.buckets(
-                sorted(by_device), some, low=low, high=high, of=Resolution.MINUTE
+                sorted(by_device),
+                some,
+                low=min(hours),
+                high=max(hours) + HOUR,
+                of=Resolution.MINUTE,
             ):
-                if (device_key, path, bucket.at.replace(minute=0)) in wanted:
-                    items.setdefault((device_key, path), []).append(bucket)
+                if bucket.at.replace(minute=0) in wanted.get((device_key, path), ()):
+                    items[device_key, path].append(bucket)
         return looked
 
-    def _edges(
-        self, low: datetime, high: datetime, by_device: dict[int, set[str]]
-    ) -> tuple[datetime, datetime]:
-        """The part of these times in which an hour is interesting for one of the devices."""
-        hours = [
-            at
-            for device_key, paths in by_device.items()
-            for path in paths
-            for at in self._interesting[device_key][path]
-            if low - HOUR < at < high
-        ]
-        return max(low, min(hours)), min(high, max(hours) + HOUR)
+    def _to_read(self, device_key: int) -> Iterator[tuple[str, list[datetime]]]:
+        """By key path the hours of a device whose minutes are to be looked at."""
+        for path, hours in self._interesting.get(device_key, {}).items():
+            within = self._within[device_key, path]
+            yield path, [at for at in hours if at not in within]
+
+    def _width(self, chosen: Sequence[int]) -> timedelta:
+        """How much time is read at once."""
+        if len(chosen) != 1:
+            return PART
+        hours = {at for _, some in self._to_read(chosen[0]) for at in some}
+        span = (self.reader.high - self.reader.low) // HOUR * HOUR + 2 * HOUR
+        return span if len(hours) * HOUR > MOSTLY * span else DAY
 
     def _ends_add(self, items: dict[Line, list[Item]], paths: Sequence[str]) -> None:
-        """Beyond each stretch of interesting hours the first records, of which one ends what still fires."""
+        """Beyond each stretch of interesting hours that may end in a firing the first records, of which one ends it."""
+        fires, holds = Shares.of(self.condition.fires), Shares.of(self.condition.holds)
         stretches: set[SpanOf] = set()
-        for device_key, path in items:
-            own = spans_of(self._interesting[device_key][path], HOUR)
-            nexts = [low for low, _ in own[1:]] + [self.reader.high]
-            for (_, high), next_low in zip(own, nexts, strict=True):
-                if high < next_low:
+        for (device_key, path), own in items.items():
+            own.sort(key=_order)
+            last = {
+                one.at.replace(minute=0): one for one in own if isinstance(one, Bucket)
+            }  # of each hour the last minute
+            spans = spans_of(self._interesting[device_key][path], HOUR)
+            nexts = [low for low, _ in spans[1:]] + [self.reader.high]
+            for (_, high), next_low in zip(spans, nexts, strict=True):
+                one = last.get(high - HOUR)
+                may_go_on = one is None or fires.some(*one[1:]) or holds.some(*one[1:])
+                if high < next_low and may_go_on:
                     stretches.add(SpanOf(device_key, high, next_low))
         for part in _parts(sorted(stretches), 2_000):
             for device_key, at, values in self.reader.records(part, paths, most=AFTER_A_STRETCH):
                 for path, some in zip(paths, values, strict=True):
                     if some and (device_key, path) in items:
                         items[device_key, path].append(reading_of(at, some))
-        for some_items in items.values():
-            some_items.sort(key=_order)
+        for own in items.values():
+            own.sort(key=_order)
 
     def _replayed(self, items: dict[Line, list[Item]]) -> list[Found]:
         """Run through all of it; where something is unsure, again with the records of those minutes."""

@@ -61,7 +61,7 @@ def devices_of(rule: Rule) -> list[tuple[int, str]]:
     if rule.device_id is not None:
         devices = devices.filter(pk=rule.device_id)
     else:
-        devices = devices.filter(channel_id=rule.channel_id, enabled=True)
+        devices = devices.filter(channel=rule.channel, enabled=True)
     return list(devices.order_by("pk").values_list("pk", "device_id"))
 
 

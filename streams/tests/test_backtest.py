@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -121,6 +121,41 @@ class ValuesTest(BacktestCase):
             with self.many():
                 assert self.found(draft) == expected, more
         assert not Alert.objects.exists() and not Rule.objects.exists()
+
+    def test_hours_of_firing_need_no_look_at_their_minutes(self) -> None:
+        self.begin = self.now - 30 * HOUR
+        values = [50] * 20 + [90] * 700 + [61] * 300 + [95] + [40] * 30 + [99] * 500
+        some = [(self.begin + n * MINUTE, {"load": value}) for n, value in enumerate(values)]
+        for place in range(0, len(some), 500):
+            self.store("web-1", *some[place : place + 500])
+        self.roll()
+        for more in ({}, {"for_s": 120}, {"for_s": 5000}, {"clear_threshold": "45"}):
+            draft = self.draft(**more)
+            with self.many():
+                found = self.run_it(draft, days=2).firings
+            expected = self.expected(draft, "load")["web-1", "", "load"]
+            assert [(one.at, one.until) for one in found] == expected, more
+            assert [one.peak for one in found] == [95, 99]
+
+    def test_the_span_begins_and_ends_within_an_hour(self) -> None:
+        self.begin = self.now - 3 * HOUR
+        some = [(self.begin + n * 30 * SECOND, {"load": 70 if n % 50 < 20 else 30}) for n in range(360)]
+        self.store("web-1", *some)
+        self.roll()
+        draft = self.draft(for_s=90)
+        reader_days = timedelta(hours=2, minutes=13) / timedelta(days=1)
+        with self.many():
+            found = backtest(self.owner, draft, now=self.now, days=reader_days)  # type: ignore[arg-type]
+        start = self.now - timedelta(hours=2, minutes=13)
+        values = [(at, value["load"]) for at, value in some if at >= start]
+        assert found.start == start
+        state, expected = None, []
+        condition = Condition.of(">", "60", None, 90)
+        for at, value in values:
+            state, transition = step(condition, state, Reading(at, [value], NO_AGE))
+            if isinstance(transition, Fired):
+                expected.append(at)
+        assert [one.at for one in found.firings] == expected
 
     def test_patterns_yes_and_no_texts_tags_and_single_devices(self) -> None:
         self.device("web-2")

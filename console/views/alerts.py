@@ -117,7 +117,9 @@ def alerts(request: HttpRequest) -> HttpResponse:
         "states": [(name, asked.query(state=name)) for name in STATES],
         "severities": [(name, label, asked.query(severity=name)) for name, label in Severity.choices],
         "ages": [(name, label, asked.query(age=name)) for name, (_length, label) in AGES.items()],
-        "sorts": [(name, asked.query(sort=name)) for name in ("severity", "age", "-age", "device")],
+        "by_severity": asked.query(sort=""),
+        "by_device": asked.query(sort="device"),
+        "by_age": asked.query(sort="-age" if asked.sort == "age" else "age"),
         "without": {
             name: asked.query(**{name: ""}) for name in ("severity", "age", "device", "channel", "event")
         },

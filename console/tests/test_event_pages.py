@@ -258,7 +258,7 @@ class AlertListTest(EventPagesTestCase):
         nothing = Value(None, JSONField())
         self.alert(cause="silence", key="", operator="", threshold="", value=nothing, last_value=nothing)
         html = self.text("/alerts/")
-        assert "No data" in html and "nothing since" in html
+        assert "No data" in html and "last came" in html
 
 
 class AlertPageTest(EventPagesTestCase):

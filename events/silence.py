@@ -45,6 +45,7 @@ LEAST_LEARNED_S = 60
 LOOK_AT_LEAST_EVERY = timedelta(seconds=30)
 ENDED_EVERY = timedelta(seconds=5)
 VANISHED_EVERY = timedelta(seconds=60)
+SILENT_AT_ONCE = 2_000  # so that writers of their channels wait for a moment only
 DUE_AT_ONCE = 5_000
 DUE_AGAIN = timedelta(seconds=60)  # what cannot be judged at the moment, or is silent
 RECORDS_LOOKED_AT = 5_000
@@ -108,10 +109,12 @@ class Looked(NamedTuple):
     gone: list[int]
 
 
-# The newest row of traffic tells when a device was heard last, on which way, and how often it usually is.
+# The newest row of traffic tells when a device was heard last, on which way, and how often it usually is: after some
+# messages, since the first often come in twos.
 _HEARD_CTE = """
 heard AS MATERIALIZED (
-    SELECT DISTINCT ON (device_key) device_key, last_seen, usual_interval_s AS usual_s, writer LIKE 'http-%%' AS by_http
+    SELECT DISTINCT ON (device_key) device_key, last_seen,
+           CASE WHEN received >= 20 THEN usual_interval_s END AS usual_s, writer LIKE 'http-%%' AS by_http
     FROM devices_devicetraffic WHERE last_seen IS NOT NULL {narrow}
     ORDER BY device_key, last_seen DESC
 )
@@ -120,7 +123,8 @@ _DEVICES_SQL = f"""
 WITH {_HEARD_CTE}, watched AS (
     SELECT r.id, r.account_id, r.channel_id, r.severity, d.id AS device_key, h.last_seen, h.by_http,
            CASE WHEN r.absent_s > 0 THEN r.absent_s::float8
-                ELSE greatest(%(intervals)s * h.usual_s, %(least_s)s) END AS limit_s
+                WHEN h.usual_s IS NOT NULL THEN greatest(%(intervals)s * h.usual_s, %(least_s)s)
+           END AS limit_s
     FROM events_rule r
     JOIN channels_channel c ON c.id = r.channel_id AND c.deleted_at IS NULL
     JOIN devices_device d ON d.channel_id = r.channel_id AND d.enabled AND d.deleted_at IS NULL
@@ -143,7 +147,7 @@ FROM due WHERE is_due IS NOT TRUE
 """
 _DUE_SQL = f"""
 WITH due AS MATERIALIZED (
-    SELECT * FROM events_heardstream WHERE {{which}}
+    SELECT * FROM events_heardstream WHERE id = ANY(%(keys)s)
 ), {_HEARD_CTE.format(narrow="AND device_key IN (SELECT device_key FROM due)")}
 SELECT h.id, h.rule_id, h.device_key, h.tag, h.key, h.heard_at, h.usual_s, r.account_id, r.channel_id, r.severity,
        r.absent_s, t.last_seen, t.by_http, coalesce(
@@ -158,10 +162,7 @@ LEFT JOIN devices_device d ON d.id = h.device_key
 LEFT JOIN heard t ON t.device_key = h.device_key
 ORDER BY h.rule_id, h.device_key, h.tag, h.key_digest
 """
-_DUE_WHICH = """id IN (
-    SELECT id FROM events_heardstream WHERE due_at <= %(until)s ORDER BY due_at LIMIT %(most)s
-)"""
-_AGAIN_WHICH = "id = ANY(%(keys)s)"
+_DUE_KEYS_SQL = "SELECT id FROM events_heardstream WHERE due_at <= %s ORDER BY due_at LIMIT %s"
 _LATEST_SQL = """
 SELECT l.device_key, l.channel_key, l.tag, l.at, l.value
 FROM (SELECT DISTINCT * FROM unnest(%s::bigint[], %s::bigint[]) AS u (device_key, channel_key)) AS u
@@ -207,15 +208,15 @@ WITH over AS (
     FROM events_alertstate s
     JOIN events_rule r ON r.id = s.rule_id
     CROSS JOIN LATERAL (
-        SELECT max(last_seen) AS last_seen, max(usual_interval_s) AS usual_s
+        SELECT max(last_seen) AS last_seen, max(usual_interval_s) FILTER (WHERE received >= 20) AS usual_s
         FROM devices_devicetraffic WHERE device_key = s.device_key
     ) AS t
     CROSS JOIN LATERAL (
         SELECT max(at) AS at FROM channels_latest WHERE device_key = s.device_key AND channel_key = r.channel_id
     ) AS l
-    WHERE s.cause <> 'silence' AND s.last_at < %(now)s - %(least)s
+    WHERE s.cause <> 'silence' AND s.last_at < %(now)s - make_interval(secs => %(least_s)s)
       AND least(l.at, t.last_seen) - s.last_at
-          >= greatest(%(least)s, make_interval(secs => %(intervals)s * coalesce(t.usual_s, 0)))
+          >= make_interval(secs => greatest(%(least_s)s, %(intervals)s * coalesce(t.usual_s, 0)))
     ORDER BY s.rule_id, s.device_key, s.tag, s.key_digest
     FOR UPDATE OF s
 ), gone AS (
@@ -264,13 +265,15 @@ class SilenceCheck:
         with _cursor() as cursor:
             silent, next_at = _devices_look(cursor, ingest)
         self._looked_at, self._next_at = now, next_at
-        if not silent:
-            return 0
-        with transaction.atomic(), _cursor() as cursor:
-            _lock_alone(cursor, {one.channel_key for one in silent})
-            silent, _ = _devices_look(cursor, ingest, keys=[one.instance.device_key for one in silent])
-            silences_write(cursor, silent, now=now)
-        return len(silent)
+        told = 0
+        for start in range(0, len(silent), SILENT_AT_ONCE):
+            some = silent[start : start + SILENT_AT_ONCE]
+            with transaction.atomic(), _cursor() as cursor:
+                _lock_alone(cursor, {one.channel_key for one in some})
+                some, _ = _devices_look(cursor, ingest, keys=[one.instance.device_key for one in some])
+                silences_write(cursor, some, now=now)
+            told += len(some)
+        return told
 
 
 _CHECK = SilenceCheck()
@@ -291,10 +294,12 @@ def streams_check(*, now: datetime, ingest: Ingest) -> int:
     if not untils:
         return 0
     with _cursor() as cursor:
-        cursor.execute(_DUE_SQL.format(which=_DUE_WHICH), {"until": max(untils), "most": DUE_AT_ONCE})
-        rows = cursor.fetchall()
-        if not rows:
+        cursor.execute(_DUE_KEYS_SQL, [max(untils), DUE_AT_ONCE])
+        keys = [key for (key,) in cursor.fetchall()]
+        if not keys:
             return 0
+        cursor.execute(_DUE_SQL, {"keys": keys})
+        rows = cursor.fetchall()
         looked = _streams_look(cursor, rows, ingest=ingest)
         told = 0
         if looked.silent or looked.over:
@@ -302,7 +307,7 @@ def streams_check(*, now: datetime, ingest: Ingest) -> int:
             keys = [row[0] for row in rows if Instance(*row[1:5]) in changing]
             with transaction.atomic():
                 _lock_alone(cursor, {row[8] for row in rows if row[0] in keys})
-                cursor.execute(_DUE_SQL.format(which=_AGAIN_WHICH), {"keys": keys})
+                cursor.execute(_DUE_SQL, {"keys": keys})
                 again = _streams_look(cursor, cursor.fetchall(), ingest=ingest)
                 silences_write(cursor, again.silent, now=now)
                 _end(cursor, again.over)
@@ -379,7 +384,7 @@ def _devices_look(
             continue
         way = ingest.http if by_http else ingest.mqtt
         missing = timedelta(seconds=limit_s) - way.silent_for(last_seen)
-        if missing > timedelta(0):
+        if way.until is not None and missing > timedelta(0):
             due.append(way.until + missing)
         else:
             instance = Instance(rule_key, device_key, "", "")

@@ -90,7 +90,7 @@ class CreateTest(EventTestCase):
             ({"threshold": "x" * 257}, {"threshold"}),
             ({"for_s": -1}, {"for_s"}),
             ({"for_s": 1.5}, {"for_s"}),
-            ({"absent_s": 0}, {"absent_s"}),
+            ({"absent_s": -1}, {"absent_s"}),
             ({"repeat_s": 5}, {"repeat_s"}),
             ({"severity": "bad"}, {"severity"}),
             ({"notify_type": "fax"}, {"notify_type"}),
@@ -224,8 +224,10 @@ class InForceTest(EventTestCase):
         first = self.post(WHOLE)
         second = self.post(WHOLE | {"mapped_ch": 7})
         self.post(WHOLE | {"enabled": False})
-        self.post({"mapped_ch": 0, "absent_s": 60})
-        assert self.in_force() == [first, second]
+        silence = self.post({"mapped_ch": 0, "absent_s": 0})
+        self.post({"mapped_ch": 0})
+        assert self.in_force() == [first, second, silence]
         channel_delete(self.backups, now=NOW)
         self.call("DELETE", f"/v2/event/{first}")
+        self.call("DELETE", f"/v2/event/{silence}")
         assert self.in_force() == []

@@ -47,7 +47,8 @@ ENDED_EVERY = timedelta(seconds=5)
 VANISHED_EVERY = timedelta(seconds=60)
 SILENT_AT_ONCE = 2_000  # so that writers of their channels wait for a moment only
 DUE_AT_ONCE = 5_000
-DUE_AGAIN = timedelta(seconds=60)  # what cannot be judged at the moment, or is silent
+DUE_SOON = timedelta(seconds=5)  # what cannot be judged at the moment
+DUE_AGAIN = timedelta(seconds=60)  # what is silent
 RECORDS_LOOKED_AT = 5_000
 VANISHED_AFTER = timedelta(days=1)
 VANISHED_INTERVALS = 10
@@ -100,7 +101,7 @@ class Due(NamedTuple):
 class Looked(NamedTuple):
     """What a look at due streams found: which are silent, or no longer so since when, and when to look again.
 
-    `gone`: those whose rule no longer watches them.
+    `gone`: those that are no longer watched.
     """
 
     silent: list[Silence]
@@ -143,7 +144,7 @@ WHERE is_due AND NOT EXISTS (
 )
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, min(last_seen + make_interval(secs => limit_s)), NULL, NULL
-FROM due WHERE is_due IS NOT TRUE
+FROM due WHERE NOT is_due
 """
 _DUE_SQL = f"""
 WITH due AS MATERIALIZED (
@@ -235,6 +236,8 @@ class SilenceCheck:
 
     def __init__(self) -> None:
         self._version = -1
+        self._is_stale = True
+        self._ways: tuple[bool, bool] | None = None
         self._next_at: datetime | None = None
         self._looked_at: datetime | None = None
         self._ended_at: datetime | None = None
@@ -243,7 +246,10 @@ class SilenceCheck:
     def check(self, *, now: datetime, ingest: Ingest) -> int:
         """Begin what silence begins, and end what no message ends; returns how much there is to tell of."""
         version = config_version()
-        is_changed, self._version = version != self._version, version
+        ways = (ingest.mqtt.until is not None, ingest.http.until is not None)
+        is_changed = version != self._version
+        self._is_stale = self._is_stale or is_changed or ways != self._ways
+        self._version, self._ways = version, ways
         told = 0
         if is_changed or _passed(self._ended_at, now, ENDED_EVERY):
             self._ended_at = now
@@ -251,27 +257,28 @@ class SilenceCheck:
         if _passed(self._vanished_at, now, VANISHED_EVERY):
             self._vanished_at = now
             told += vanished_end(now=now)
-        told += self._devices(now=now, ingest=ingest, is_changed=is_changed)
+        told += self._devices(now=now, ingest=ingest)
         return told + streams_check(now=now, ingest=ingest)
 
-    def _devices(self, *, now: datetime, ingest: Ingest, is_changed: bool) -> int:
-        """Devices can only be found silent when the time of one has come, or the rules have changed."""
+    def _devices(self, *, now: datetime, ingest: Ingest) -> int:
+        """Devices can only be found silent when the time of one has come, or rules, devices or ways have changed."""
         untils = [way.until for way in (ingest.mqtt, ingest.http) if way.until is not None]
         if not untils:
             return 0
         is_due = self._next_at is not None and max(untils) >= self._next_at
-        if not (is_changed or is_due or _passed(self._looked_at, now, LOOK_AT_LEAST_EVERY)):
+        if not (self._is_stale or is_due or _passed(self._looked_at, now, LOOK_AT_LEAST_EVERY)):
             return 0
         with _cursor() as cursor:
             silent, next_at = _devices_look(cursor, ingest)
-        self._looked_at, self._next_at = now, next_at
+        self._looked_at, self._next_at, self._is_stale = now, next_at, False
         told = 0
         for start in range(0, len(silent), SILENT_AT_ONCE):
             some = silent[start : start + SILENT_AT_ONCE]
             with transaction.atomic(), _cursor() as cursor:
                 _lock_alone(cursor, {one.channel_key for one in some})
+                version = config_version()  # first: what changes from now on ends the alert
                 some, _ = _devices_look(cursor, ingest, keys=[one.instance.device_key for one in some])
-                silences_write(cursor, some, now=now)
+                silences_write(cursor, some, now=now, version=version)
             told += len(some)
         return told
 
@@ -307,9 +314,10 @@ def streams_check(*, now: datetime, ingest: Ingest) -> int:
             keys = [row[0] for row in rows if Instance(*row[1:5]) in changing]
             with transaction.atomic():
                 _lock_alone(cursor, {row[8] for row in rows if row[0] in keys})
+                version = config_version()
                 cursor.execute(_DUE_SQL, {"keys": keys})
                 again = _streams_look(cursor, cursor.fetchall(), ingest=ingest)
-                silences_write(cursor, again.silent, now=now)
+                silences_write(cursor, again.silent, now=now, version=version)
                 _end(cursor, again.over)
             told = len(again.silent) + len(again.over)
             looked = looked._replace(next_at=looked.next_at | again.next_at)
@@ -399,13 +407,13 @@ def _streams_look(cursor: Cursor, rows: Sequence[tuple[Any, ...]], *, ingest: In
     for row in rows:
         key, rule_key, device_key, tag, path, heard_at, usual_s, account_key, channel_key, severity = row[:10]
         absent_s, last_seen, by_http, is_watched, is_there, is_silent = row[10:]
-        if not is_watched or absent_s is None:
-            looked.gone.append(key)
+        if not (is_watched and is_there) or absent_s is None:
+            looked.gone.append(key)  # it is noted again should the device come back
             continue
         limit_s = absent_s or learned_limit_s(usual_s)
         way = ingest.http if by_http else ingest.mqtt
-        if not is_there or limit_s is None or last_seen is None or way.until is None:
-            looked.next_at[key] = heard_at if way.until is None else way.until + DUE_AGAIN
+        if limit_s is None or last_seen is None or way.until is None:
+            looked.next_at[key] = max(w.until for w in (ingest.mqtt, ingest.http) if w.until) + DUE_SOON
             continue
         instance = Instance(rule_key, device_key, tag, path)
         silence = Silence(instance, account_key, channel_key, severity, heard_at, round(limit_s))

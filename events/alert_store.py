@@ -101,9 +101,9 @@ _SILENT_STATES_SQL = """
 INSERT INTO events_alertstate
     (rule_id, device_key, tag, key, key_digest, cause, phase, since, last_at, alert_id, config_version)
 SELECT u.rule_id, u.device_key, u.tag, u.key, u.key_digest, 'silence', 'firing', u.heard_at, u.heard_at, u.alert_id,
-       (SELECT version FROM tokens_configversion WHERE id = 1)
-FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::timestamptz[], %s::bigint[])
-     AS u (rule_id, device_key, tag, key, key_digest, heard_at, alert_id)
+       u.config_version
+FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::timestamptz[], %s::bigint[],
+            %s::bigint[]) AS u (rule_id, device_key, tag, key, key_digest, heard_at, alert_id, config_version)
 """
 
 
@@ -273,8 +273,8 @@ def heard_write(cursor: Cursor, heard: Sequence[Heard]) -> None:
     _execute(cursor, _HEARD_SQL, rows)
 
 
-def silences_write(cursor: Cursor, silences: Sequence[Silence], *, now: datetime) -> None:
-    """Alerts of what is silent, where they stand, and notifications."""
+def silences_write(cursor: Cursor, silences: Sequence[Silence], *, now: datetime, version: int) -> None:
+    """Alerts of what is silent, where they stand, and notifications. `version`: of the configuration judged by."""
     ids = _alert_ids(cursor, len(silences))
     alerts, states = [], []
     for key, one in zip(ids, silences, strict=True):
@@ -294,7 +294,7 @@ def silences_write(cursor: Cursor, silences: Sequence[Silence], *, now: datetime
                 now,
             )
         )
-        states.append((*one.instance, path_digest(path), one.heard_at, key))
+        states.append((*one.instance, path_digest(path), one.heard_at, key, version))
     _execute(cursor, _SILENCES_SQL, alerts)
     _execute(cursor, _SILENT_STATES_SQL, states)
     _execute(cursor, _NOTIFICATIONS_SQL, [(key, "firing") for key in ids])

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple, Protocol
 from events.sources import Levels, SourceIndex
 
 SIGHTS_REMEMBERED = 200_000
+KEYS_REMEMBERED = 4_096
 AGAIN = timedelta(seconds=600)  # noted again, should the row have gone meanwhile
 CHANGED_BY = 0.25  # a usual distance that changed by so much is noted
-LEARNING = 0.2  # the weight of a new distance
+FORGETTING = 0.95  # of the longest distance, with each message
+GAPS_TO_LEARN = 5  # before nothing is usual: messages often come in twos
 MOST_TIMES = 4  # a distance of more times the usual one counts as that: one outage must not make it long
 
 
@@ -52,15 +54,21 @@ class Heard(NamedTuple):
 
 
 class _Sight:
-    """When something was measured last, and what was noted of it."""
+    """When something was measured last, how long its distances usually are at most, and what was noted of it."""
 
-    __slots__ = ("at", "noted_at", "noted_s", "usual_s")
+    __slots__ = ("at", "gaps", "longest_s", "noted_at", "noted_s", "round")
+    noted_at: datetime
+    round: int
 
-    def __init__(self, at: datetime, noted_at: datetime) -> None:
+    def __init__(self, at: datetime) -> None:
         self.at = at
-        self.noted_at = noted_at
-        self.usual_s: float | None = None
+        self.gaps = 0
+        self.longest_s = 0.0
         self.noted_s: float | None = None
+
+    @property
+    def usual_s(self) -> float | None:
+        return self.longest_s if self.gaps >= GAPS_TO_LEARN else None
 
     def learn(self, at: datetime) -> bool:
         """Take a further measurement; whether the usual distance is worth noting. Late ones teach nothing."""
@@ -68,15 +76,14 @@ class _Sight:
         if gap_s <= 0:
             return False
         self.at = at
-        usual_s = self.usual_s
-        if usual_s is None:
-            self.usual_s = gap_s
-        else:
-            self.usual_s = (1 - LEARNING) * usual_s + LEARNING * min(gap_s, max(MOST_TIMES * usual_s, 1.0))
-        noted_s = self.noted_s
-        if noted_s is not None and abs(self.usual_s - noted_s) <= CHANGED_BY * noted_s:
+        self.gaps += 1
+        if self.gaps > GAPS_TO_LEARN:
+            gap_s = min(gap_s, MOST_TIMES * self.longest_s)
+        self.longest_s = max(gap_s, FORGETTING * self.longest_s)
+        usual_s, noted_s = self.usual_s, self.noted_s
+        if usual_s is None or (noted_s is not None and abs(usual_s - noted_s) <= CHANGED_BY * noted_s):
             return False
-        self.noted_s = self.usual_s
+        self.noted_s = usual_s
         return True
 
 
@@ -94,9 +101,11 @@ class Watches:
         self._targets: dict[Any, Targets] = {}
         self._targets_by_keys: dict[Any, Targets] = {}
         self._sights: dict[tuple[int, str | None, int], _Sight] = {}
+        self._round = 0
 
     def forget(self) -> None:
-        self._sights.clear()
+        """Note everything again. What was learned of distances stays."""
+        self._round += 1
 
     def note(
         self, heard: list[Heard], device_key: int, at: datetime, received_at: datetime, metrics: Any
@@ -113,10 +122,14 @@ class Watches:
         if sight is None:
             if len(self._sights) >= SIGHTS_REMEMBERED:
                 self._sights.clear()
-            sight = self._sights[key] = _Sight(at, received_at)
-        elif not (self._learns and sight.learn(at)) and received_at - sight.noted_at < AGAIN:
+            sight = self._sights[key] = _Sight(at)
+        elif (
+            not (self._learns and sight.learn(at))
+            and sight.round == self._round
+            and received_at - sight.noted_at < AGAIN
+        ):
             return
-        sight.noted_at = received_at
+        sight.noted_at, sight.round = received_at, self._round
         tag = metrics.tag or ""
         heard += [
             Heard(rule.key, device_key, tag, path, at, received_at, sight.usual_s, rule.version)
@@ -131,6 +144,10 @@ class Watches:
         keys = structure.keys
         targets = self._targets_by_keys.get(keys)
         if targets is None:
+            if len(self._targets_by_keys) >= KEYS_REMEMBERED:
+                self._targets_by_keys.clear()
+                self._targets.clear()
+                self._sights.clear()  # they are known by these
             found = [(rule, path) for path, _kind in keys for rule in self._index.at(path)]
             targets = (*found, *((rule, "") for rule in self._of_tags))
             self._targets_by_keys[keys] = targets

@@ -34,7 +34,7 @@ from events.sources import path_digest
 from events.windows import ONCE, span_at
 
 LOCK_CLASS, LOCK = 5_161, 1
-AT_ONCE = 10_000
+AT_ONCE = 2_000
 CALM_AT_ONCE = 500
 EXPIRES_AFTER = timedelta(hours=24)
 
@@ -95,7 +95,7 @@ class _Settling:
         self._touched: set[int] = set()
         self._single: list[Telling] = []
         self._groups: dict[Pair, _Group] = {}
-        self._taken_out: list[int] = []
+        self._taken_out: dict[int, list[int]] = defaultdict(list)
 
     def decide(self) -> None:
         self._groups = self._groups_open()
@@ -208,7 +208,7 @@ class _Settling:
             return False
         group.items = [item for item in group.items if item.alert_id != alert.pk]
         if group.delivery is not None:
-            self._taken_out.append(alert.pk)
+            self._taken_out[group.delivery.pk].append(alert.pk)
         del self._told[alert.pk][notifier.pk]
         return True
 
@@ -247,25 +247,26 @@ class _Settling:
         _notifications_write(self._settled, self._held)
         Flapping.objects.bulk_create(self._flapping_new.values())
         Flapping.objects.filter(pk__in=self._touched).update(changed_at=now)
-        self._take_out_write()
+        if self._taken_out:
+            self._take_out_write()
         self._deliveries_write()
         Alert.objects.filter(pk__in={n.alert_id for n in told.values()}).update(notified_at=now)
         return len(self._settled)
 
     def _take_out_write(self) -> None:
         """Take items out of groups; a delivery without any goes, and nobody was told."""
-        if not self._taken_out:
-            return
-        deliveries = [group.delivery.pk for group in self._groups.values() if group.delivery is not None]
-        items = DeliveryItem.objects.filter(delivery__in=deliveries, alert__in=self._taken_out)
-        notifications = list(items.values_list("notification_id", flat=True))
-        items.delete()
+        notifications: list[int] = []
+        for delivery_key, alert_keys in self._taken_out.items():
+            items = DeliveryItem.objects.filter(delivery=delivery_key, alert__in=alert_keys)
+            notifications += items.values_list("notification_id", flat=True)
+            items.delete()
+        items_of = DeliveryItem.objects.filter
         Notification.objects.filter(pk__in=notifications).exclude(
-            Exists(DeliveryItem.objects.filter(notification=OuterRef("pk")))
+            Exists(items_of(notification=OuterRef("pk")))
         ).update(outcome=Notification.Outcome.OVERTAKEN)
-        kept = {group.delivery.pk for group in self._groups.values() if group.delivery and group.items}
-        Delivery.objects.filter(pk__in=set(deliveries) - kept).exclude(
-            Exists(DeliveryItem.objects.filter(delivery=OuterRef("pk")))
+        filled = {group.delivery.pk for group in self._groups.values() if group.delivery and group.items}
+        Delivery.objects.filter(pk__in=self._taken_out.keys() - filled).exclude(
+            Exists(items_of(delivery=OuterRef("pk")))
         ).delete()
 
     def _deliveries_write(self) -> None:
@@ -357,7 +358,7 @@ class Receivers:
 def _waiting(now: datetime) -> list[Notification]:
     """What is to be looked at now, in its order."""
     due = Notification.objects.filter(settled_at=None).filter(Q(held_until=None) | Q(held_until__lte=now))
-    return list(due.select_related("alert__rule__account").order_by("pk")[:AT_ONCE])
+    return list(due.select_related("alert__rule").order_by("pk")[:AT_ONCE])
 
 
 def _firing_waits(alert_keys: Iterable[int]) -> dict[int, Notification]:
@@ -404,7 +405,7 @@ SELECT a.id FROM events_alert a WHERE a.id = ANY(%s) AND (
     SELECT o.fired_at FROM events_alert o
     WHERE o.rule_id = a.rule_id AND o.device_key = a.device_key AND o.tag = a.tag AND o.key = a.key AND o.id <= a.id
     ORDER BY o.id DESC OFFSET %s LIMIT 1
-) > a.fired_at - %s
+) > a.fired_at - make_interval(secs => %s)
 """
 
 
@@ -414,7 +415,7 @@ def _often(alert_keys: Iterable[int]) -> set[int]:
     if not keys:
         return set()
     with connection.cursor() as cursor:
-        cursor.execute(_OFTEN_SQL, [keys, FLAPPING_FIRINGS - 1, FLAPPING_WITHIN])
+        cursor.execute(_OFTEN_SQL, [keys, FLAPPING_FIRINGS - 1, FLAPPING_WITHIN.total_seconds()])
         return {key for (key,) in cursor.fetchall()}
 
 
@@ -436,6 +437,7 @@ WHERE n.id = u.id
 
 
 def _notifications_write(settled: Iterable[Notification], held: Iterable[Notification]) -> None:
+    rows: list[tuple[int, datetime | None, str, datetime | None]]
     rows = [(n.pk, n.settled_at, n.outcome, None) for n in settled]
     rows += [(n.pk, None, "", n.held_until) for n in held]
     with connection.cursor() as cursor:
@@ -450,7 +452,7 @@ def _reminders_make(now: datetime) -> None:
     alerts = list(
         Alert.objects.filter(awakes | repeats, resolved_at=None)
         .exclude(Exists(Notification.objects.filter(alert=OuterRef("pk"), settled_at=None)))
-        .select_related("rule__account")
+        .select_related("rule")
         .order_by("pk")
     )
     due = [(alert, kind) for alert in alerts if (kind := _reminder(alert, now)) is not None]

@@ -45,8 +45,10 @@ LEAST_LEARNED_S = 60
 LOOK_AT_LEAST_EVERY = timedelta(seconds=30)
 ENDED_EVERY = timedelta(seconds=5)
 VANISHED_EVERY = timedelta(seconds=60)
+SILENT_AT_ONCE = 2_000  # so that writers of their channels wait for a moment only
 DUE_AT_ONCE = 5_000
-DUE_AGAIN = timedelta(seconds=60)  # what cannot be judged at the moment, or is silent
+DUE_SOON = timedelta(seconds=5)  # what cannot be judged at the moment
+DUE_AGAIN = timedelta(seconds=60)  # what is silent
 RECORDS_LOOKED_AT = 5_000
 VANISHED_AFTER = timedelta(days=1)
 VANISHED_INTERVALS = 10
@@ -99,7 +101,7 @@ class Due(NamedTuple):
 class Looked(NamedTuple):
     """What a look at due streams found: which are silent, or no longer so since when, and when to look again.
 
-    `gone`: those whose rule no longer watches them.
+    `gone`: those that are no longer watched.
     """
 
     silent: list[Silence]
@@ -108,10 +110,12 @@ class Looked(NamedTuple):
     gone: list[int]
 
 
-# The newest row of traffic tells when a device was heard last, on which way, and how often it usually is.
+# The newest row of traffic tells when a device was heard last, on which way, and how often it usually is: after some
+# messages, since the first often come in twos.
 _HEARD_CTE = """
 heard AS MATERIALIZED (
-    SELECT DISTINCT ON (device_key) device_key, last_seen, usual_interval_s AS usual_s, writer LIKE 'http-%%' AS by_http
+    SELECT DISTINCT ON (device_key) device_key, last_seen,
+           CASE WHEN received >= 20 THEN usual_interval_s END AS usual_s, writer LIKE 'http-%%' AS by_http
     FROM devices_devicetraffic WHERE last_seen IS NOT NULL {narrow}
     ORDER BY device_key, last_seen DESC
 )
@@ -120,7 +124,8 @@ _DEVICES_SQL = f"""
 WITH {_HEARD_CTE}, watched AS (
     SELECT r.id, r.account_id, r.channel_id, r.severity, d.id AS device_key, h.last_seen, h.by_http,
            CASE WHEN r.absent_s > 0 THEN r.absent_s::float8
-                ELSE greatest(%(intervals)s * h.usual_s, %(least_s)s) END AS limit_s
+                WHEN h.usual_s IS NOT NULL THEN greatest(%(intervals)s * h.usual_s, %(least_s)s)
+           END AS limit_s
     FROM events_rule r
     JOIN channels_channel c ON c.id = r.channel_id AND c.deleted_at IS NULL
     JOIN devices_device d ON d.channel_id = r.channel_id AND d.enabled AND d.deleted_at IS NULL
@@ -139,11 +144,11 @@ WHERE is_due AND NOT EXISTS (
 )
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, min(last_seen + make_interval(secs => limit_s)), NULL, NULL
-FROM due WHERE is_due IS NOT TRUE
+FROM due WHERE NOT is_due
 """
 _DUE_SQL = f"""
 WITH due AS MATERIALIZED (
-    SELECT * FROM events_heardstream WHERE {{which}}
+    SELECT * FROM events_heardstream WHERE id = ANY(%(keys)s)
 ), {_HEARD_CTE.format(narrow="AND device_key IN (SELECT device_key FROM due)")}
 SELECT h.id, h.rule_id, h.device_key, h.tag, h.key, h.heard_at, h.usual_s, r.account_id, r.channel_id, r.severity,
        r.absent_s, t.last_seen, t.by_http, coalesce(
@@ -158,10 +163,7 @@ LEFT JOIN devices_device d ON d.id = h.device_key
 LEFT JOIN heard t ON t.device_key = h.device_key
 ORDER BY h.rule_id, h.device_key, h.tag, h.key_digest
 """
-_DUE_WHICH = """id IN (
-    SELECT id FROM events_heardstream WHERE due_at <= %(until)s ORDER BY due_at LIMIT %(most)s
-)"""
-_AGAIN_WHICH = "id = ANY(%(keys)s)"
+_DUE_KEYS_SQL = "SELECT id FROM events_heardstream WHERE due_at <= %s ORDER BY due_at LIMIT %s"
 _LATEST_SQL = """
 SELECT l.device_key, l.channel_key, l.tag, l.at, l.value
 FROM (SELECT DISTINCT * FROM unnest(%s::bigint[], %s::bigint[]) AS u (device_key, channel_key)) AS u
@@ -207,15 +209,15 @@ WITH over AS (
     FROM events_alertstate s
     JOIN events_rule r ON r.id = s.rule_id
     CROSS JOIN LATERAL (
-        SELECT max(last_seen) AS last_seen, max(usual_interval_s) AS usual_s
+        SELECT max(last_seen) AS last_seen, max(usual_interval_s) FILTER (WHERE received >= 20) AS usual_s
         FROM devices_devicetraffic WHERE device_key = s.device_key
     ) AS t
     CROSS JOIN LATERAL (
         SELECT max(at) AS at FROM channels_latest WHERE device_key = s.device_key AND channel_key = r.channel_id
     ) AS l
-    WHERE s.cause <> 'silence' AND s.last_at < %(now)s - %(least)s
+    WHERE s.cause <> 'silence' AND s.last_at < %(now)s - make_interval(secs => %(least_s)s)
       AND least(l.at, t.last_seen) - s.last_at
-          >= greatest(%(least)s, make_interval(secs => %(intervals)s * coalesce(t.usual_s, 0)))
+          >= make_interval(secs => greatest(%(least_s)s, %(intervals)s * coalesce(t.usual_s, 0)))
     ORDER BY s.rule_id, s.device_key, s.tag, s.key_digest
     FOR UPDATE OF s
 ), gone AS (
@@ -234,6 +236,8 @@ class SilenceCheck:
 
     def __init__(self) -> None:
         self._version = -1
+        self._is_stale = True
+        self._ways: tuple[bool, bool] | None = None
         self._next_at: datetime | None = None
         self._looked_at: datetime | None = None
         self._ended_at: datetime | None = None
@@ -242,7 +246,10 @@ class SilenceCheck:
     def check(self, *, now: datetime, ingest: Ingest) -> int:
         """Begin what silence begins, and end what no message ends; returns how much there is to tell of."""
         version = config_version()
-        is_changed, self._version = version != self._version, version
+        ways = (ingest.mqtt.until is not None, ingest.http.until is not None)
+        is_changed = version != self._version
+        self._is_stale = self._is_stale or is_changed or ways != self._ways
+        self._version, self._ways = version, ways
         told = 0
         if is_changed or _passed(self._ended_at, now, ENDED_EVERY):
             self._ended_at = now
@@ -250,27 +257,30 @@ class SilenceCheck:
         if _passed(self._vanished_at, now, VANISHED_EVERY):
             self._vanished_at = now
             told += vanished_end(now=now)
-        told += self._devices(now=now, ingest=ingest, is_changed=is_changed)
+        told += self._devices(now=now, ingest=ingest)
         return told + streams_check(now=now, ingest=ingest)
 
-    def _devices(self, *, now: datetime, ingest: Ingest, is_changed: bool) -> int:
-        """Devices can only be found silent when the time of one has come, or the rules have changed."""
+    def _devices(self, *, now: datetime, ingest: Ingest) -> int:
+        """Devices can only be found silent when the time of one has come, or rules, devices or ways have changed."""
         untils = [way.until for way in (ingest.mqtt, ingest.http) if way.until is not None]
         if not untils:
             return 0
         is_due = self._next_at is not None and max(untils) >= self._next_at
-        if not (is_changed or is_due or _passed(self._looked_at, now, LOOK_AT_LEAST_EVERY)):
+        if not (self._is_stale or is_due or _passed(self._looked_at, now, LOOK_AT_LEAST_EVERY)):
             return 0
         with _cursor() as cursor:
             silent, next_at = _devices_look(cursor, ingest)
-        self._looked_at, self._next_at = now, next_at
-        if not silent:
-            return 0
-        with transaction.atomic(), _cursor() as cursor:
-            _lock_alone(cursor, {one.channel_key for one in silent})
-            silent, _ = _devices_look(cursor, ingest, keys=[one.instance.device_key for one in silent])
-            silences_write(cursor, silent, now=now)
-        return len(silent)
+        self._looked_at, self._next_at, self._is_stale = now, next_at, False
+        told = 0
+        for start in range(0, len(silent), SILENT_AT_ONCE):
+            some = silent[start : start + SILENT_AT_ONCE]
+            with transaction.atomic(), _cursor() as cursor:
+                _lock_alone(cursor, {one.channel_key for one in some})
+                version = config_version()  # first: what changes from now on ends the alert
+                some, _ = _devices_look(cursor, ingest, keys=[one.instance.device_key for one in some])
+                silences_write(cursor, some, now=now, version=version)
+            told += len(some)
+        return told
 
 
 _CHECK = SilenceCheck()
@@ -291,10 +301,12 @@ def streams_check(*, now: datetime, ingest: Ingest) -> int:
     if not untils:
         return 0
     with _cursor() as cursor:
-        cursor.execute(_DUE_SQL.format(which=_DUE_WHICH), {"until": max(untils), "most": DUE_AT_ONCE})
-        rows = cursor.fetchall()
-        if not rows:
+        cursor.execute(_DUE_KEYS_SQL, [max(untils), DUE_AT_ONCE])
+        keys = [key for (key,) in cursor.fetchall()]
+        if not keys:
             return 0
+        cursor.execute(_DUE_SQL, {"keys": keys})
+        rows = cursor.fetchall()
         looked = _streams_look(cursor, rows, ingest=ingest)
         told = 0
         if looked.silent or looked.over:
@@ -302,9 +314,10 @@ def streams_check(*, now: datetime, ingest: Ingest) -> int:
             keys = [row[0] for row in rows if Instance(*row[1:5]) in changing]
             with transaction.atomic():
                 _lock_alone(cursor, {row[8] for row in rows if row[0] in keys})
-                cursor.execute(_DUE_SQL.format(which=_AGAIN_WHICH), {"keys": keys})
+                version = config_version()
+                cursor.execute(_DUE_SQL, {"keys": keys})
                 again = _streams_look(cursor, cursor.fetchall(), ingest=ingest)
-                silences_write(cursor, again.silent, now=now)
+                silences_write(cursor, again.silent, now=now, version=version)
                 _end(cursor, again.over)
             told = len(again.silent) + len(again.over)
             looked = looked._replace(next_at=looked.next_at | again.next_at)
@@ -379,7 +392,7 @@ def _devices_look(
             continue
         way = ingest.http if by_http else ingest.mqtt
         missing = timedelta(seconds=limit_s) - way.silent_for(last_seen)
-        if missing > timedelta(0):
+        if way.until is not None and missing > timedelta(0):
             due.append(way.until + missing)
         else:
             instance = Instance(rule_key, device_key, "", "")
@@ -394,13 +407,13 @@ def _streams_look(cursor: Cursor, rows: Sequence[tuple[Any, ...]], *, ingest: In
     for row in rows:
         key, rule_key, device_key, tag, path, heard_at, usual_s, account_key, channel_key, severity = row[:10]
         absent_s, last_seen, by_http, is_watched, is_there, is_silent = row[10:]
-        if not is_watched or absent_s is None:
-            looked.gone.append(key)
+        if not (is_watched and is_there) or absent_s is None:
+            looked.gone.append(key)  # it is noted again should the device come back
             continue
         limit_s = absent_s or learned_limit_s(usual_s)
         way = ingest.http if by_http else ingest.mqtt
-        if not is_there or limit_s is None or last_seen is None or way.until is None:
-            looked.next_at[key] = heard_at if way.until is None else way.until + DUE_AGAIN
+        if limit_s is None or last_seen is None or way.until is None:
+            looked.next_at[key] = max(w.until for w in (ingest.mqtt, ingest.http) if w.until) + DUE_SOON
             continue
         instance = Instance(rule_key, device_key, tag, path)
         silence = Silence(instance, account_key, channel_key, severity, heard_at, round(limit_s))

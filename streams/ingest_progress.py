@@ -18,7 +18,7 @@ import psycopg
 from django.db import DatabaseError, connection, connections, transaction
 from django.utils import timezone
 
-from events.silence import Ingest, Pause, Way
+from events.silence import Ingest, Pause, Way, silences_check
 from streams.listener_reports import LIVE_EVERY_S
 from streams.newest import records_newest
 
@@ -63,6 +63,11 @@ def ingest_progress(*, now: datetime) -> Ingest:
         }
         ways = {name: _way(cursor, name, known[name][0], live[name], now=now) for name in (HTTP, MQTT)}
     return Ingest(ways[MQTT], ways[HTTP], records_newest)
+
+
+def silence_step(*, now: datetime) -> int:
+    """For the worker's loop, every second: who is silent, as far as the intake has come. Returns how much there is."""
+    return silences_check(now=now, ingest=ingest_progress(now=now))
 
 
 def _way(cursor: Any, name: str, live_until: datetime | None, live: Live | None, *, now: datetime) -> Way:

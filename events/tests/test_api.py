@@ -99,10 +99,10 @@ class CreateTest(EventTestCase):
             ({"threshold": "x" * 257}, {"threshold"}),
             ({"for_s": -1}, {"for_s"}),
             ({"for_s": 1.5}, {"for_s"}),
-            ({"absent_s": 0}, {"absent_s"}),
             ({"ahead_s": 599}, {"ahead_s"}),
             ({"ahead_s": 86400, "operator": "="}, {"ahead_s"}),
             ({"ahead_s": 86400, "threshold": "full"}, {"ahead_s"}),
+            ({"absent_s": -1}, {"absent_s"}),
             ({"repeat_s": 5}, {"repeat_s"}),
             ({"notifiers": 5}, {"notifiers"}),
             ({"notifiers": ["x"]}, {"notifiers.0"}),
@@ -245,8 +245,10 @@ class InForceTest(EventTestCase):
         first = self.post(WHOLE)
         second = self.post(WHOLE | {"mapped_ch": 7})
         self.post(WHOLE | {"enabled": False})
-        self.post({"mapped_ch": 0, "absent_s": 60})
-        assert self.in_force() == [first, second]
+        silence = self.post({"mapped_ch": 0, "absent_s": 0})
+        self.post({"mapped_ch": 0})
+        assert self.in_force() == [first, second, silence]
         channel_delete(self.backups, now=NOW)
         self.call("DELETE", f"/v2/event/{first}")
+        self.call("DELETE", f"/v2/event/{silence}")
         assert self.in_force() == []

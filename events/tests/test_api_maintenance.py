@@ -20,7 +20,7 @@ class MaintenanceTest(ApiTestCase):
 
     def test_it_answers_every_field(self) -> None:
         made = self.post()
-        expected = {
+        expected: dict[str, Any] = {
             "name": "",
             "channel": None,
             "device_id": None,
@@ -77,7 +77,7 @@ class MaintenanceTest(ApiTestCase):
             ({"ends_at": "tomorrow"}, {"ends_at"}),
             ({"ends_at": "2026-11-29 01:00"}, {"ends_at"}),
             ({"repeat": "yearly"}, {"repeat"}),
-            ({"weekdays": [7]}, {"weekdays"}),
+            ({"weekdays": [7]}, {"weekdays.0"}),
             ({"weekdays": "monday"}, {"weekdays"}),
             ({"name": "x" * 129}, {"name"}),
             ({"channel": -1}, {"channel"}),
@@ -107,5 +107,5 @@ class MaintenanceTest(ApiTestCase):
         for number in range(5):
             changes = {"name": str(number), "starts_at": NOW, "ends_at": timezone.now(), "device": self.web1}
             maintenance_create(self.owner, changes=changes, by="Alice", now=NOW)
-        with self.assertNumQueries(2):
+        with self.assertNumQueries(3):
             assert len(self.get("/v2/maintenance")["maintenance"]) == 5

@@ -261,7 +261,11 @@ class PropertyTest(SilenceTestCase):
         self.notifier = Notifier.objects.create(account=self.owner, kind="webhook", ciphertext=encrypt("{}"))
         self.streets = [self.street, Street(Writer(name="test-1"))]
         self.checks = [SilenceCheck(), SilenceCheck()]
-        self.addCleanup(lambda: [street.writer.close() for street in self.streets])
+        self.addCleanup(self.close)
+
+    def close(self) -> None:
+        for street in self.streets:
+            street.writer.close()
 
     def test_no_story_leaves_an_alert_that_contradicts_the_data(self) -> None:
         @settings(

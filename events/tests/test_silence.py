@@ -105,10 +105,10 @@ class DeviceTest(SilenceTestCase):
 
     def test_a_learned_cadence_is_five_times_the_usual_and_a_minute_at_least(self) -> None:
         self.silence_rule(0)
-        self.hear({"cpu": 5}, at_s=-60)
-        assert self.look(10_000) == 0  # nothing is usual yet
-        for at_s in (-30, 0):
+        for at_s in range(-570, 0, 30):
             self.hear({"cpu": 5}, at_s=at_s)
+        assert self.look(10_000) == 0  # nothing is usual yet
+        self.hear({"cpu": 5}, at_s=0)
         assert DeviceTraffic.objects.get(device_key=self.web1.pk).usual_interval_s == 30
         assert self.look(149) == 0
         assert self.look(150) == 1
@@ -382,8 +382,9 @@ class VanishedTest(SilenceTestCase):
         self.hear({"cpu": 95}, at_s=0)
         day = timedelta(days=1).total_seconds()
         self.hear({"load": 1}, at_s=day)
-        DeviceTraffic.objects.update(usual_interval_s=day / 5)
+        usual = {"usual_interval_s": day / 5, "received": 20, "stored": 20}
+        DeviceTraffic.objects.update(**usual)
         assert vanished_end(now=self.at(day + 1)) == 0
         self.hear({"load": 1}, at_s=2 * day)
-        DeviceTraffic.objects.update(usual_interval_s=day / 5)
+        DeviceTraffic.objects.update(**usual)
         assert vanished_end(now=self.at(2 * day + 1)) == 1

@@ -49,9 +49,9 @@ class ListenerAwayTest(ListeningTestCase):
             return int(cursor.fetchone()[0])
 
     def test_a_listener_away_makes_nobody_silent_and_then_the_silent_are_found(self) -> None:
+        wait_until(self.is_live, what="a listener that tells how far it is")
         self.say(1)
         wait_until(lambda: self.stored() == 1, what="the first message")
-        wait_until(self.is_live, what="a listener that tells how far it is")
         self.listener.kill()
         wait_until(lambda: self.last_seen_s() > 2 * ABSENT_S, what="more than the time of silence")
         self.say(2)  # the broker keeps it

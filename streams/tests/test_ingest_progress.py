@@ -4,6 +4,8 @@ from datetime import datetime, timedelta
 
 from django.db import connection
 
+from devices.models import DeviceTraffic
+from events.services import rule_create
 from events.silence import Ingest, Pause
 from servwatch_site.tests.cast import NOW, BaseTestCase
 from streams.ingest_progress import (
@@ -16,6 +18,7 @@ from streams.ingest_progress import (
     ingest_progress,
     judged_until,
     mqtt_live,
+    silence_step,
 )
 from streams.lag import SlotReport
 from streams.listener_reports import slots_report
@@ -133,6 +136,18 @@ class ProgressTest(BaseTestCase):
         found = ingest_progress(now=at(98.5))
         assert found.http.pauses == [Pause(at(8), at(40))]
         assert found.http.until == at(96)
+
+    def test_the_worker_s_step_finds_the_silent(self) -> None:
+        rule_create(self.owner, changes={"channel": self.servers, "absent_s": 60})
+        DeviceTraffic.objects.create(device_key=self.web1.pk, writer="mqtt-0", last_seen=at(0))
+        self.reports(0, 1)
+        assert silence_step(now=at(1.5)) == 0
+        self.reports(59, 60)  # a pause of 58 s, and as much grace
+        self.report(119)
+        assert silence_step(now=at(119.5)) == 0
+        for seconds in range(120, 180):
+            self.report(seconds)
+        assert silence_step(now=at(179.5)) == 1
 
     def test_old_pauses_go(self) -> None:
         self.reports(0, 1)

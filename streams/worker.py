@@ -12,8 +12,9 @@ from procrastinate.contrib.django.utils import connector_params
 from procrastinate.exceptions import ConnectorException
 from procrastinate.psycopg_connector import PsycopgConnector
 
-from events.outbox import Outbox
+from events.outbox import STEPS, Outbox, Step
 from streams import upkeep
+from streams.live import alerts_tell
 
 logger = logging.getLogger(__name__)
 # Of a lost database it tells in tracebacks, once for each of its parts; it is told here. Jobs that fail are still told.
@@ -37,7 +38,8 @@ class Worker:
         self._stopping.set()
 
     async def run(self) -> None:
-        outbox = asyncio.create_task(Outbox().run(self._stopping))  # survives a lost database by itself
+        # It survives a lost database by itself.
+        outbox = asyncio.create_task(Outbox(steps=[Step(alerts_tell), *STEPS]).run(self._stopping))
         try:
             await self._run_jobs()
         finally:

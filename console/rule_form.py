@@ -32,7 +32,7 @@ class CountField(forms.IntegerField):
     """How many of a unit; empty is none."""
 
     def __init__(self, label: Any) -> None:
-        attrs = {"class": "count", "inputmode": "numeric"}
+        attrs = {"class": "amount", "inputmode": "numeric"}
         super().__init__(
             label=label, min_value=0, max_value=MOST_S, required=False, widget=forms.NumberInput(attrs=attrs)
         )

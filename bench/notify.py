@@ -4,7 +4,8 @@
 
 A load of `--rate` messages a second from 1,000 devices, held against `--rules` rules none of which it meets. Beside
 it some devices cross a threshold and come back, `--firings` times a second in all; their rule tells a webhook on
-loopback. Measured is the time from just before the publish, at QoS 1, until the receiver has the request that names
+loopback. At the end `--burst` new devices cross it as fast as they can be published, and the webhooks a second are
+counted. Measured is the time from just before the publish, at QoS 1, until the receiver has the request that names
 it. Database, broker, listener, worker, generator and receiver share the machine; durability is on.
 """
 
@@ -26,6 +27,7 @@ from bench.steady import Load, cost_of, groups
 
 WATCHED = 20  # devices that fire and recover in turn
 PATIENCE_S = 30.0
+BURST = 1_000_000_000  # what its values begin at, so that they can be told from the others
 
 _RULE = """
 import django
@@ -100,7 +102,41 @@ def received(path: Path) -> dict[int, int]:
     return found
 
 
-def run(*, rate: float, rules: int, seconds: float, firings: float, devices: int) -> bool:
+def burst(stack: Stack, notes: Path, count: int) -> None:
+    """So many devices cross the threshold at once; prints how many webhooks a second came."""
+    account = stack.account
+    token = account["device_token"]
+    publisher = Publisher(
+        port=stack.mqtt_port,
+        user=account["user_id"],
+        password=token,
+        connections=10,
+        message=lambda number: (f"{token}/json/burst-{number}", b'{"watched":%d}' % (BURST + number)),
+        name="burst",
+    )
+    began_ns = time.time_ns()
+    publisher.run(rate=1e6, count=count)
+    deadline = time.monotonic() + 120
+    while len(came := _of_burst(notes)) < count and time.monotonic() < deadline:
+        time.sleep(0.1)
+    publisher.close()
+    if len(came) < 2:
+        print("NO WEBHOOK OF THE BURST CAME")
+        return
+    took_s = (came[-1] - came[0]) / 1e9
+    print(
+        f"burst: {len(came)} of {count} devices told, {len(came) / took_s:.0f} webhooks/s, "
+        f"the last {(came[-1] - began_ns) / 1e9:.1f} s after the first publish",
+        flush=True,
+    )
+
+
+def _of_burst(notes: Path) -> list[int]:
+    """When the webhooks of the burst came, in order."""
+    return sorted(at_ns for number, at_ns in received(notes).items() if number >= BURST)
+
+
+def run(*, rate: float, rules: int, seconds: float, firings: float, devices: int, burst_devices: int) -> bool:
     """Load a fresh stack; true when every crossing was told."""
     with Stack(mqtt_port=free_port()) as stack:
         stack.environment["SERVWATCH_WEBHOOK_ALLOW"] = "127.0.0.0/8"
@@ -129,6 +165,8 @@ def run(*, rate: float, rules: int, seconds: float, firings: float, devices: int
                 f"    {name:10s} {(cost.cpu_s - before[name].cpu_s) / took_s:5.2f} cores  {cost.memory_mb:6.0f} MB"
             )
         _print(watched, found, rate=rate, rules=rules, took_s=took_s)
+        if burst_devices:
+            burst(stack, notes, burst_devices)
         publisher.close()
         load.close()
         return len(found) >= len(watched.crossings)
@@ -175,6 +213,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--firings", type=float, default=5, help="alerts begun or ended a second")
     parser.add_argument("--devices", type=int, default=1000)
+    parser.add_argument("--burst", dest="burst_devices", type=int, default=0)
     return 0 if run(**vars(parser.parse_args())) else 1
 
 

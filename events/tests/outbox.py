@@ -8,10 +8,9 @@ from ipaddress import ip_network
 from typing import Any
 
 from events.http_client import HttpClient
-from events.models import Alert, Delivery, Notification, Notifier, Rule
-from events.notifiers_store import notifier_create
+from events.models import Alert, Delivery, DeliveryItem, Notification, Notifier, Rule
+from events.notifiers_store import KEEP_TRYING, notifier_create, notifiers_of_rule
 from events.sending import DatabaseThread, Sender, deliveries_give_up
-from events.settling import settle_due
 from events.tests.alerts import alert_add
 from servwatch_site.tests.cast import NOW
 from servwatch_site.tests.street import CommittedTestCase
@@ -27,15 +26,13 @@ class Outgoing:
         self._http = {"allow": LOOPBACK, **http}
 
     def send(self) -> int:
-        """Settle, and send all that is due now; returns how many attempts there were."""
+        """Send all that is due now; returns how many attempts there were."""
         return asyncio.run(self._send())
 
     async def _send(self) -> int:
         http, database = HttpClient(**self._http), DatabaseThread()
         sender = Sender(http=http, database=database, clock=lambda: self.now, seed=1)
         try:
-            while await database.run(settle_due, now=self.now):
-                pass
             await database.run(deliveries_give_up, now=self.now)
             return await sender.drain()
         finally:
@@ -62,11 +59,22 @@ class OutboxTestCase(CommittedTestCase):
         return rule
 
     def fire(self, rule: Rule, *kinds: str, **fields: Any) -> Alert:
-        """An alert of the rule with these notifications, `firing` without any."""
+        """An alert of the rule, and deliveries of these notifications, `firing` without any."""
         alert = alert_add(self.owner, self.servers, self.web1, rule=rule, **fields)
         for kind in kinds or ("firing",):
-            Notification.objects.create(alert=alert, kind=kind)
+            self.tell(alert, kind)
         return alert
+
+    def tell(self, alert: Alert, kind: str) -> None:
+        """A delivery to each notifier of the alert's rule, as settling makes them."""
+        now = self.outgoing.now
+        notification = Notification.objects.create(alert=alert, kind=kind, settled_at=now, outcome="sent")
+        for notifier in notifiers_of_rule(alert.rule):
+            times = {"created_at": now, "next_at": now, "expires_at": now + KEEP_TRYING}
+            delivery = Delivery.objects.create(
+                account=self.owner, notifier=notifier, rule=alert.rule, **times
+            )
+            DeliveryItem.objects.create(delivery=delivery, notification=notification, alert=alert)
 
     def later(self, **by: float) -> None:
         self.outgoing.now += timedelta(**by)

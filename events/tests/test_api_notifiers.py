@@ -3,7 +3,6 @@ from typing import Any
 
 from events.models import Attempt, Delivery, DeliveryItem, Notification, Notifier, Rule
 from events.notifiers_store import KEPT, deliveries_expire_old, notifier_create, notifiers_of_rule
-from events.settling import settle_due
 from events.tests.alerts import alert_add
 from servwatch_site.tests.api import ApiTestCase
 from servwatch_site.tests.cast import NOW
@@ -295,10 +294,3 @@ class WhoIsToldTest(NotifierTestCase):
         first, second = (notifiers_of_rule(rule) for rule in rules)
         assert first == second and Notifier.objects.count() == 1
         assert self.get("/v2/notifier") == {"notifiers": []}
-
-    def test_nobody_to_tell_is_an_outcome(self) -> None:
-        account_update(self.owner, email1="")
-        alert = alert_add(self.owner, self.servers, self.web1)
-        Notification.objects.create(alert=alert, kind="firing")
-        assert (settle_due(now=NOW), settle_due(now=NOW)) == (1, 0)
-        assert Notification.objects.get().outcome == "nobody"

@@ -352,7 +352,8 @@ def heard_again() -> int:
 def vanished_end(*, now: datetime) -> int:
     """End what fires by a value that its device no longer sends; returns how many alerts. For every minute or so."""
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(_VANISHED_SQL, {"now": now, "least": VANISHED_AFTER, "intervals": VANISHED_INTERVALS})
+        least_s = VANISHED_AFTER.total_seconds()
+        cursor.execute(_VANISHED_SQL, {"now": now, "least_s": least_s, "intervals": VANISHED_INTERVALS})
         return int(cursor.rowcount)
 
 

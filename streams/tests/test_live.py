@@ -1,4 +1,5 @@
 import json
+from contextlib import closing
 from itertools import takewhile
 
 import psycopg
@@ -67,8 +68,8 @@ class AlertsTellTest(CommittedTestCase):
             assert alerts_tell(now=NOW) == 0
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_notify(%s, 'end')", [LIVE_NOTIFY])
-            payloads = (notify.payload for notify in listener.notifies(timeout=30))
-            return list(takewhile(lambda payload: payload != "end", payloads))
+            with closing(listener.notifies(timeout=30)) as heard:  # an open one keeps the connection locked
+                return list(takewhile(lambda payload: payload != "end", (notify.payload for notify in heard)))
 
     def test_it_wakes_the_accounts_whose_alerts_are_not_settled_yet(self) -> None:
         assert self.told() == []

@@ -23,6 +23,7 @@ import re
 import signal
 import socket
 import stat
+import struct
 import sys
 import threading
 import time
@@ -42,7 +43,7 @@ except ModuleNotFoundError as missing:
         "as listed in requirements.txt."
     )
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -345,8 +346,9 @@ class Counters(NamedTuple):
 class Collector:
     """Measures; keeps the previous counters, so that each rate spans the time since the last measurement."""
 
-    def __init__(self, *, log: Log) -> None:
+    def __init__(self, *, log: Log, boot: BootWatch | None = None) -> None:
         self._log = log
+        self._boot = boot
         self._mounts: list[str] = []
         self._mounts_read_s = float("-inf")
         self._before = self._counters()
@@ -368,6 +370,9 @@ class Collector:
             "uptime_s": uptime_s,
             "processes": process_metrics,
             "temperatures": temperature_metrics,
+            "clock": clock_metrics,
+            "agent": agent_metrics,
+            "boot": self._boot.metrics if self._boot else dict,
         }
         for name, read in readings.items():
             value = self._reading(name, read)
@@ -578,6 +583,71 @@ def uptime_s() -> float:
     if hasattr(time, "CLOCK_BOOTTIME"):
         return round(time.clock_gettime(time.CLOCK_BOOTTIME), 1)
     return round(time.time() - psutil.boot_time(), 1)
+
+
+REBOOTED_FOR_S = 600.0
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class BootWatch:
+    """Tells a machine that has started again from one that the agent meets for the first time.
+
+    The agent's first boot is kept in `folder`; every other one is a restart, however often the agent itself restarts.
+    """
+
+    def __init__(self, folder: Path, *, boot_id: Path = BOOT_ID) -> None:
+        self._again: bool | None = None
+        try:
+            own, kept = boot_id.read_text("ascii").strip(), folder / "boot"
+            if not kept.exists():
+                kept.write_text(f"{own}\n", encoding="ascii")
+            self._again = kept.read_text("ascii").strip() != own
+        except (OSError, ValueError):
+            return  # not Linux, or no disk to remember on: then nothing is said
+
+    def metrics(self) -> Metrics:
+        """`rebooted` is 1 for ten minutes after a restart."""
+        if self._again is None:
+            return {}
+        return {"rebooted": int(self._again and uptime_s() < REBOOTED_FOR_S)}
+
+
+def clock_metrics() -> Metrics:
+    """By how much the clock may be off by the kernel's own estimate, which grows while nothing corrects it.
+
+    The kernel lets it grow to 16 s and then calls the clock unsynchronised.
+    """
+    adjtimex = clock_estimate()
+    if adjtimex is None:
+        return {}
+    # struct timex begins with modes, offset, freq, maxerror, all but the first as long as the machine's long.
+    state = bytearray(256)
+    buffer = adjtimex.buffer_type.from_buffer(state)
+    if adjtimex.call(buffer) < 0:
+        return {}
+    return {"error_s": round(struct.unpack_from("@Illl", state)[3] / 1_000_000, 3)}
+
+
+class ClockEstimate(NamedTuple):
+    call: Callable[[Any], int]
+    buffer_type: Any
+
+
+@functools.lru_cache(maxsize=1)
+def clock_estimate() -> ClockEstimate | None:
+    """The kernel's answer about its clock, asked for without changing anything; None where there is none."""
+    try:
+        import ctypes
+
+        return ClockEstimate(ctypes.CDLL(None).adjtimex, ctypes.c_char * 256)
+    except (ImportError, OSError, AttributeError):
+        return None
+
+
+def agent_metrics() -> Metrics:
+    """The version as one number that can be compared: 1.2.3 is 10203."""
+    major, minor, patch = (int(part) for part in VERSION.split("."))
+    return {"version_number": 10_000 * major + 100 * minor + patch}
 
 
 def process_metrics() -> Metrics:
@@ -1080,7 +1150,7 @@ class Agent:
         self._events = events
         self._log = log
         self._link = Link(options, events=events, client_id=f"{options.user}-{options.device}")
-        self._collector = Collector(log=log)
+        self._collector = Collector(log=log, boot=BootWatch(options.spool))
         self._dater = Dater()
         self._connected_s: float | None = None
         self._refused = False

@@ -122,6 +122,12 @@ def stream_meta(channel: Channel) -> dict[str, Stream]:
     return {stream.key: stream for stream in _streams(channel)}
 
 
+def streams_named(channel_keys: Iterable[int], keys: Iterable[str]) -> dict[tuple[int, str], Stream]:
+    """(channel key, key path) -> stream, of several channels in one query."""
+    rows = Stream.objects.filter(channel__in=set(channel_keys), key__in=set(keys))
+    return {(stream.channel_id, stream.key): stream for stream in rows}
+
+
 def latest_of_device(device_key: int) -> list[ValueNow]:
     """What a device last said, per key path."""
     return values_now(Latest.objects.filter(device_key=device_key))

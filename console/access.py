@@ -47,6 +47,11 @@ def account_of(request: HttpRequest) -> Account:
     return account
 
 
+def person_of(request: HttpRequest) -> str:
+    """Who acts, for people to read."""
+    return str(cast(User, request.user).email)
+
+
 def query_text(request: HttpRequest, name: str) -> str:
     """A parameter of the address, without the one character that no database takes."""
     return str(request.GET.get(name, "")).replace("\0", "")

@@ -8,9 +8,10 @@ from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
 
 from channels.keys import key_split, unit_of
-from channels.models import Stream
+from channels.models import Channel, Stream
 from console.access import account_of
 from console.ranges import Range, range_parse
+from events.selectors_pages import Marks, chart_marks
 from streams.charts import MOST_KEYS, Chart, Source, chart
 
 MOST_LINES = 8  # more lines than this in one chart tell nobody anything
@@ -64,17 +65,51 @@ def range_of(request: HttpRequest) -> Range:
     )
 
 
-def chart_json(request: HttpRequest, source: Source) -> JsonResponse:
+def chart_json(request: HttpRequest, source: Source, *, channel: Channel | None) -> JsonResponse:
     """`key=` (repeatable) over the page's span: times in epoch seconds, and per key avg, min and max.
 
-    `resolution` names the stored data that was used: raw, minute or hour.
+    `resolution` names the stored data that was used: raw, minute or hour. With them come the thresholds of the
+    channel's rules, and the alerts of that time.
     """
     span = range_of(request)
-    keys = [key for key in request.GET.getlist("key") if "\0" not in key]
+    keys = [key for key in request.GET.getlist("key")[:MOST_KEYS] if "\0" not in key]
     found = chart(source, keys, start=span.start, end=span.end)
-    answer = JsonResponse(_as_json(found, span))
+    marks = chart_marks(
+        account_of(request),
+        channel=channel,
+        device_key=source.key if source.column == "device_key" else None,
+        keys=keys,
+        start=span.start,
+        end=span.end,
+    )
+    answer = JsonResponse(_as_json(found, span) | marks_json(marks))
     answer["Cache-Control"] = "no-store"
     return answer
+
+
+def marks_json(marks: Marks) -> dict[str, Any]:
+    """Marks as the page's script draws them."""
+    return {
+        "thresholds": [
+            {
+                "key": one.key,
+                "value": one.value,
+                "clear": one.clear,
+                "operator": one.operator,
+                "severity": one.severity,
+            }
+            for one in marks.thresholds
+        ],
+        "periods": [
+            {
+                "key": one.key,
+                "start": one.at.timestamp(),
+                "end": one.until.timestamp() if one.until else None,
+                "severity": one.severity,
+            }
+            for one in marks.periods
+        ],
+    }
 
 
 def _as_json(found: Chart, span: Range) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from channels.keys import Scalar
+from events.heard import Heard
 from events.machine import Fired, Phase, Reading, Run, State
 from events.rulebook import Instance, RuleEntry
 from events.sources import path_digest
@@ -19,8 +20,8 @@ MOST_TEXT = 256  # of a value that is kept with an alert
 RECOVERED, RULE_CHANGED = "recovered", "rule_changed"
 
 _STANDINGS_SQL = """
-SELECT id, rule_id, device_key, tag, key, phase, since, last_at, alert_id, config_version
-FROM events_alertstate WHERE device_key = ANY(%s::text::bigint[])
+SELECT id, rule_id, device_key, tag, key, phase, since, last_at, alert_id, config_version, cause
+FROM events_alertstate WHERE device_key = ANY(%s::text::bigint[]) AND cause IN ('value', 'silence')
 ORDER BY rule_id, device_key, tag, key_digest
 """
 _ALERTS_SQL = """
@@ -44,7 +45,7 @@ INSERT INTO events_alertstate
     (rule_id, device_key, tag, key, key_digest, phase, since, last_at, alert_id, config_version)
 SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::text[], %s::timestamptz[],
                      %s::timestamptz[], %s::bigint[], %s::bigint[])
-ON CONFLICT (rule_id, device_key, tag, key_digest) DO UPDATE
+ON CONFLICT (rule_id, device_key, tag, key_digest, cause) DO UPDATE
 SET phase = excluded.phase, since = excluded.since, last_at = excluded.last_at, alert_id = excluded.alert_id,
     config_version = excluded.config_version
 """
@@ -62,6 +63,50 @@ FROM seen WHERE a.id = seen.alert_id AND a.last_at < seen.at
 """
 
 
+# A silence that has ended: the stream has its full time again, whatever the time of the measurement was.
+_HEARD_AGAIN_SQL = """
+UPDATE events_heardstream h
+SET heard_at = u.at,
+    due_at = u.at + make_interval(secs => coalesce(nullif(r.absent_s, 0), greatest(5 * h.usual_s, 60), 60))
+FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::timestamptz[])
+     AS u (rule_id, device_key, tag, key_digest, at)
+JOIN events_rule r ON r.id = u.rule_id
+WHERE h.rule_id = u.rule_id AND h.device_key = u.device_key AND h.tag = u.tag AND h.key_digest = u.key_digest
+"""
+_HEARD_SQL = """
+INSERT INTO events_heardstream AS h
+    (rule_id, device_key, tag, key, key_digest, heard_at, due_at, usual_s, rule_version)
+SELECT u.rule_id, u.device_key, u.tag, u.key, u.key_digest, u.heard_at,
+       u.heard_at + make_interval(secs => coalesce(nullif(r.absent_s, 0), 60)), u.usual_s, u.rule_version
+FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::timestamptz[], %s::float8[],
+            %s::bigint[]) AS u (rule_id, device_key, tag, key, key_digest, heard_at, usual_s, rule_version)
+JOIN events_rule r ON r.id = u.rule_id
+ORDER BY u.rule_id, u.device_key, u.tag, u.key
+ON CONFLICT (rule_id, device_key, tag, key_digest) DO UPDATE
+SET usual_s = coalesce(excluded.usual_s, h.usual_s),
+    due_at = CASE WHEN excluded.rule_version > h.rule_version THEN excluded.due_at ELSE h.due_at END,
+    rule_version = greatest(excluded.rule_version, h.rule_version),
+    heard_at = greatest(excluded.heard_at, h.heard_at)
+"""
+_SILENCES_SQL = """
+INSERT INTO events_alert (id, account_id, rule_id, channel_id, device_key, tag, key, cause, severity, operator,
+                          threshold, since, fired_at, value, last_at, last_value)
+SELECT u.id, u.account_id, u.rule_id, u.channel_id, u.device_key, u.tag, u.key, 'silence', u.severity, '',
+       u.threshold, u.heard_at, u.fired_at, 'null', u.heard_at, 'null'
+FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[],
+            %s::text[], %s::timestamptz[], %s::timestamptz[])
+     AS u (id, account_id, rule_id, channel_id, device_key, tag, key, severity, threshold, heard_at, fired_at)
+"""
+_SILENT_STATES_SQL = """
+INSERT INTO events_alertstate
+    (rule_id, device_key, tag, key, key_digest, cause, phase, since, last_at, alert_id, config_version)
+SELECT u.rule_id, u.device_key, u.tag, u.key, u.key_digest, 'silence', 'firing', u.heard_at, u.heard_at, u.alert_id,
+       u.config_version
+FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::timestamptz[], %s::bigint[],
+            %s::bigint[]) AS u (rule_id, device_key, tag, key, key_digest, heard_at, alert_id, config_version)
+"""
+
+
 class Standing(NamedTuple):
     """Where a rule stands with an instance that is not quiet. `alert_key` None: pending."""
 
@@ -71,6 +116,25 @@ class Standing(NamedTuple):
     last_at: datetime
     alert_key: int | None
     config_version: int
+    cause: str = "value"
+
+
+class Ending(NamedTuple):
+    """A silence that is over, since a message came then."""
+
+    standing: Standing
+    at: datetime
+
+
+class Silence(NamedTuple):
+    """What is silent: a device (path "") or stream, since it was heard last; `limit_s`: so long it may be."""
+
+    instance: Instance
+    account_key: int
+    channel_key: int
+    severity: str
+    heard_at: datetime
+    limit_s: int
 
 
 class Outcome(NamedTuple):
@@ -121,8 +185,21 @@ def standings_read(cursor: Cursor, device_keys: Iterable[int], *, lock: bool) ->
             last_at,
             alert_key,
             version,
+            cause,
         )
-        for key, rule_key, device_key, tag, path, phase, since, last_at, alert_key, version in cursor.fetchall()
+        for (
+            key,
+            rule_key,
+            device_key,
+            tag,
+            path,
+            phase,
+            since,
+            last_at,
+            alert_key,
+            version,
+            cause,
+        ) in cursor.fetchall()
     ]
 
 
@@ -159,6 +236,68 @@ def seen_write(cursor: Cursor, seen: Sequence[tuple[Standing, Reading]]) -> None
         if standing.alert_key is not None
     ]
     _execute(cursor, _SEEN_SQL, rows)
+
+
+def endings_write(cursor: Cursor, endings: Sequence[Ending]) -> None:
+    """End silences, whose states the caller has locked."""
+    rows = _Rows()
+    again = []
+    for standing, at in endings:
+        rows.quiet.append(standing.key)
+        if standing.alert_key is not None:
+            rows.end(standing.alert_key, at=at, resolution=RECOVERED, value=None)
+        rule_key, device_key, tag, path = standing.instance
+        if path or tag:
+            again.append((rule_key, device_key, tag, path_digest(path), at))
+    _execute(cursor, _ENDS_SQL, rows.ends)
+    cursor.execute("DELETE FROM events_alertstate WHERE id = ANY(%s)", [rows.quiet])
+    _execute(cursor, _NOTIFICATIONS_SQL, rows.notifications)
+    _execute(cursor, _HEARD_AGAIN_SQL, again)
+
+
+def heard_write(cursor: Cursor, heard: Sequence[Heard]) -> None:
+    """Note streams whose silence would count, given in the order of their keys."""
+    rows = [
+        (
+            one.rule_key,
+            one.device_key,
+            one.tag,
+            one.path,
+            path_digest(one.path),
+            one.received_at,
+            one.usual_s,
+            one.version,
+        )
+        for one in heard
+    ]
+    _execute(cursor, _HEARD_SQL, rows)
+
+
+def silences_write(cursor: Cursor, silences: Sequence[Silence], *, now: datetime, version: int) -> None:
+    """Alerts of what is silent, where they stand, and notifications. `version`: of the configuration judged by."""
+    ids = _alert_ids(cursor, len(silences))
+    alerts, states = [], []
+    for key, one in zip(ids, silences, strict=True):
+        rule_key, device_key, tag, path = one.instance
+        alerts.append(
+            (
+                key,
+                one.account_key,
+                rule_key,
+                one.channel_key,
+                device_key,
+                tag,
+                path,
+                one.severity,
+                str(one.limit_s),
+                one.heard_at,
+                now,
+            )
+        )
+        states.append((*one.instance, path_digest(path), one.heard_at, key, version))
+    _execute(cursor, _SILENCES_SQL, alerts)
+    _execute(cursor, _SILENT_STATES_SQL, states)
+    _execute(cursor, _NOTIFICATIONS_SQL, [(key, "firing") for key in ids])
 
 
 def value_json(value: Scalar) -> str:

@@ -18,6 +18,7 @@ from devices.api import device_of
 from events import api_docs
 from events.models import Rule, Severity
 from events.selectors import no_event, rule_count, rule_get_for_account, rule_is_enabled, rule_list
+from events.selectors_deliveries import notifiers_get_for_account
 from events.services import rule_create, rule_delete, rule_update
 from tokens.api_fields import TextField, TruthField, WholeNumberField
 from tokens.api_options import option_bool, option_error, option_int, page_asked, page_cut, page_headers
@@ -26,6 +27,8 @@ from tokens.models import Account
 
 MOST_S = 30 * 86400
 LEAST_REPEAT_S = 60
+MOST_NOTIFIERS = 50  # of one event
+LEAST_AHEAD_S = 600
 
 
 class TextOrNullField(TextField):
@@ -68,11 +71,15 @@ class EventListView(ApiView):
         threshold = ThresholdField()
         for_s = WholeNumberField(low=0, high=MOST_S)
         clear_threshold = ThresholdField(allow_null=True)
-        absent_s = WholeNumberField(low=1, high=MOST_S, allow_null=True)
+        absent_s = WholeNumberField(low=0, high=MOST_S, allow_null=True)
+        ahead_s = WholeNumberField(low=LEAST_AHEAD_S, high=MOST_S, allow_null=True)
         severity = serializers.ChoiceField(choices=Severity.choices, required=False)
         device_id = TextOrNullField(max_length=64)
         tag = TextOrNullField(max_length=64)
         repeat_s = WholeNumberField(low=LEAST_REPEAT_S, high=MOST_S, allow_null=True)
+        notifiers = serializers.ListField(
+            child=WholeNumberField(low=0, high=10**18), required=False, max_length=MOST_NOTIFIERS
+        )
 
     def get(self, request: Request) -> Response:
         account, page = account_of(request), page_asked(request)
@@ -94,7 +101,7 @@ class EventListView(ApiView):
         """A new event. Without `enabled` it is enabled if it says all that it needs; without a body it is not."""
         account = account_of(request)
         given = body_checked(request, self.InputSerializer)
-        rule = rule_create(account, changes=_changes(account, given))
+        rule = rule_create(account, changes=event_changes(account, given))
         return Response({"event_id": rule.pk}, status=201)
 
 
@@ -113,7 +120,7 @@ class EventView(ApiView):
         account = account_of(request)
         rule = event_of(account, event_id)
         given = body_checked(request, EventListView.InputSerializer)
-        rule_update(rule, changes=_changes(account, given), now=timezone.now())
+        rule_update(rule, changes=event_changes(account, given), now=timezone.now())
         return Response([event_object(rule)])
 
     def delete(self, request: Request, event_id: str) -> Response:
@@ -148,10 +155,12 @@ def event_object(rule: Rule) -> dict[str, Any]:
         "for_s": rule.for_s,
         "clear_threshold": rule.clear_threshold,
         "absent_s": rule.absent_s,
+        "ahead_s": rule.ahead_s,
         "severity": rule.severity,
         "device_id": None if rule.device is None else rule.device.device_id,
         "tag": rule.tag or None,
         "repeat_s": rule.repeat_s,
+        "notifiers": sorted(notifier.pk for notifier in rule.notifiers.all()),
     }
 
 
@@ -160,14 +169,16 @@ def _event_number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
-def _changes(account: Account, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the body under the names of the model. Raises NO_CHANNEL, NO_DEVICE, INVALID_VALUE."""
+def event_changes(account: Account, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the body under the names of the model. Raises NO_CHANNEL, NO_DEVICE, NOT_FOUND, INVALID_VALUE."""
     changes = {name: value for name, value in given.items() if name not in ("mapped_ch", "device_id", "tag")}
     if "mapped_ch" in given:
         number = given["mapped_ch"]
         changes["channel"] = None if number is None else channel_get_for_account(account, number)
     if "device_id" in given:
         changes["device"] = device_of(account, given["device_id"]) if given["device_id"] else None
+    if "notifiers" in given:
+        changes["notifiers"] = notifiers_get_for_account(account, given["notifiers"])
     if "tag" in given:
         changes["tag"] = tag_check(given["tag"]) if given["tag"] else ""
     return changes

@@ -76,7 +76,7 @@ class AlertView(ApiView):
 
     def put(self, request: Request, alert_id: str) -> Response:
         """Acknowledge an open alert, or take that back; snooze it for so many seconds, 0 ends the snooze."""
-        account, now, by = account_of(request), timezone.now(), _asker(request)
+        account, now, by = account_of(request), timezone.now(), asker(request)
         row = alert_of(account, alert_id)
         given = body_checked(request, self.InputSerializer)
         if "acknowledged" in given:
@@ -94,7 +94,7 @@ class AlertView(ApiView):
         account = account_of(request)
         row = alert_of(account, alert_id)
         text = body_checked(request, self.CommentSerializer).get("comment", "")
-        alert_comment(row.alert, text=text, by=_asker(request), now=timezone.now())
+        alert_comment(row.alert, text=text, by=asker(request), now=timezone.now())
         return _answer(alert_of(account, alert_id), account, status=201)
 
 
@@ -119,6 +119,7 @@ def alert_object(row: AlertRow, *, zone: tzinfo, now: datetime) -> dict[str, Any
         "device_id": row.device_id,
         "tag": alert.tag or None,
         "key": alert.key,
+        "cause": alert.cause,
         "operator": alert.operator,
         "threshold": alert.threshold,
         "severity": alert.severity,
@@ -145,6 +146,6 @@ def _answer(row: AlertRow, account: Account, *, status: int = 200) -> Response:
     return Response(alert_object(row, zone=account.zone, now=timezone.now()), status=status)
 
 
-def _asker(request: Request) -> str:
+def asker(request: Request) -> str:
     """Who acts, for people to read."""
     return f"API token {cast(ApiToken, request.auth).name}"

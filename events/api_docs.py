@@ -1,5 +1,6 @@
 """What the OpenAPI document says of events and alerts."""
 
+from events.api_docs_notifiers import NOTIFIERS_IN, NOTIFIERS_OF_EVENT
 from servwatch_site.errors import Code
 from tokens.api_docs import (
     INTEGER,
@@ -24,7 +25,7 @@ _MONTH_S = 30 * 86400
 _SEVERITY = text(enum=["info", "warning", "critical"])
 _OPERATORS = ["<", ">", "<=", ">=", "=", "!="]
 _YES_NO = text(enum=["true", "false"])
-_SCALAR: Schema = {"type": ["number", "string", "boolean"]}
+_SCALAR: Schema = {"type": ["number", "string", "boolean", "null"]}
 
 EVENT_OBJECT = obj(
     {
@@ -45,16 +46,27 @@ EVENT_OBJECT = obj(
         "operator": text(enum=["", *_OPERATORS]),
         "threshold": {
             **TEXT,
-            "description": "Compared as a number when the value is one, too; otherwise both are compared as texts. "
-            "A boolean is 1 or 0 beside a number, `true` or `false` beside a text.",
+            "description": "Compared as a number when the value is one, too; otherwise both are compared as texts, and "
+            "a text is neither above nor below a number. A boolean is 1 or 0 beside a number, `true` or `false` beside "
+            "a text.",
         },
         "for_s": {**INTEGER, "description": "It must hold so long, by the times of the measurements."},
         "clear_threshold": {**nullable(TEXT), "description": "Another level for recovery."},
-        "absent_s": {"type": ["integer", "null"], "description": "No data for so long is an alert, too."},
+        "absent_s": {
+            "type": ["integer", "null"],
+            "description": "No data for so long is an alert, too; 0: for five times as long as is usual, at least a "
+            "minute. Without `source` the device is silent, with it each stream. Needs no `operator`.",
+        },
+        "ahead_s": {
+            "type": ["integer", "null"],
+            "description": "It fires when, by its trend, the value will meet the condition within so many seconds; "
+            "see docs/events.md.",
+        },
         "severity": _SEVERITY,
         "device_id": {**nullable(TEXT), "description": "Only this device; null: all of the channel."},
         "tag": {**nullable(TEXT), "description": "Only this tag; null: with any tag or none."},
         "repeat_s": {"type": ["integer", "null"], "description": "Told again so often until acknowledged."},
+        "notifiers": NOTIFIERS_OF_EVENT,
     }
 )
 _THRESHOLD_IN: Schema = {"type": ["string", "number"], "maxLength": 256}
@@ -69,12 +81,15 @@ _FIELDS: dict[str, Schema] = {
     "threshold": _THRESHOLD_IN,
     "for_s": integer(0, _MONTH_S),
     "clear_threshold": {**_THRESHOLD_IN, "type": ["string", "number", "null"]},
-    "absent_s": {**integer(1, _MONTH_S), "type": ["integer", "null"]},
+    "absent_s": {**integer(0, _MONTH_S), "type": ["integer", "null"]},
+    "ahead_s": {**integer(600, _MONTH_S), "type": ["integer", "null"]},
     "severity": _SEVERITY,
     "device_id": nullable(text(64)),
     "tag": nullable(text(64)),
     "repeat_s": {**integer(60, _MONTH_S), "type": ["integer", "null"]},
+    "notifiers": NOTIFIERS_IN,
 }
+EVENT_FIELDS = _FIELDS  # also of a back-test
 _EVENT_EXAMPLE = [
     {
         "event_id": 3,
@@ -89,10 +104,12 @@ _EVENT_EXAMPLE = [
         "for_s": 300,
         "clear_threshold": "85",
         "absent_s": None,
+        "ahead_s": None,
         "severity": "critical",
         "device_id": None,
         "tag": None,
         "repeat_s": None,
+        "notifiers": [5],
     }
 ]
 _BODY_EXAMPLE = {
@@ -126,7 +143,7 @@ EVENT_LIST = {
         body=body_of(_FIELDS),
         body_required=False,
         body_example=_BODY_EXAMPLE,
-        errors=[Code.NO_CHANNEL, Code.NO_DEVICE],
+        errors=[Code.NO_CHANNEL, Code.NO_DEVICE, Code.NOT_FOUND],
         example={"event_id": 3},
     ),
 }
@@ -146,7 +163,7 @@ EVENT = {
         parameters=[EVENT_ID],
         body=body_of(_FIELDS),
         body_example={"threshold": "95"},
-        errors=[Code.NO_EVENT, Code.NO_CHANNEL, Code.NO_DEVICE],
+        errors=[Code.NO_EVENT, Code.NO_CHANNEL, Code.NO_DEVICE, Code.NOT_FOUND],
     ),
     "delete": operation(
         "Delete an event", answers=_MANY, tag="Event", parameters=[EVENT_ID], errors=[Code.NO_EVENT]
@@ -163,7 +180,11 @@ ALERT_OBJECT = obj(
         "channel_name": TEXT,
         "device_id": nullable(TEXT),
         "tag": nullable(TEXT),
-        "key": {**TEXT, "description": "The key path; with a pattern as source, the one that fired."},
+        "key": {
+            **TEXT,
+            "description": "The key path; with a pattern as source, the one that fired. Of a silent device empty.",
+        },
+        "cause": {**text(enum=["value", "silence", "trend"]), "description": "Silence has no value."},
         "operator": TEXT,
         "threshold": TEXT,
         "severity": _SEVERITY,
@@ -190,6 +211,7 @@ ALERT_OBJECT = obj(
                 "device_deleted",
                 "device_disabled",
                 "device_moved",
+                "vanished",
             ],
             "description": "Why it ended.",
         },
@@ -209,6 +231,7 @@ _ALERT_EXAMPLE = {
     "device_id": "web-1",
     "tag": None,
     "key": "disk:/:used_pct",
+    "cause": "value",
     "operator": ">",
     "threshold": "90",
     "severity": "critical",
@@ -279,6 +302,109 @@ ALERT = {
         parameters=[ALERT_ID],
         body=body_of({"comment": text(2000, minLength=1)}, required=["comment"]),
         body_example={"comment": "on it"},
+        errors=[Code.NOT_FOUND],
+    ),
+}
+
+_SPAN = text(enum=["once", "daily", "weekly"])
+MAINTENANCE_OBJECT = obj(
+    {
+        "maintenance_id": INTEGER,
+        "name": TEXT,
+        "channel": {"type": ["integer", "null"], "description": "Only this channel; null: all."},
+        "device_id": {**nullable(TEXT), "description": "Only this device; null: all."},
+        "tag": {**nullable(TEXT), "description": "Only this tag; null: with any tag or none."},
+        "starts_at": TIME,
+        "ends_at": TIME,
+        "repeat": {**_SPAN, "description": "Again at the same time of day, in the account's time zone."},
+        "weekdays": {
+            **array(integer(0, 6)),
+            "description": "With `weekly`, the days it begins on: 0 is Monday. None: that of `starts_at`.",
+        },
+        "until": {**TIME_OR_NULL, "description": "It does not begin again at this time or later."},
+        "active": {**TRUTH, "description": "Whether it holds now."},
+        "active_until": {**TIME_OR_NULL, "description": "When it ends that holds now."},
+        "created_at": TIME,
+        "created_by": TEXT,
+    }
+)
+_TIME_IN = {**text(64), "description": "Local to the account unless an offset is given."}
+_MAINTENANCE_FIELDS: dict[str, Schema] = {
+    "name": text(128),
+    "channel": {"type": ["integer", "null"], "minimum": 0},
+    "device_id": nullable(text(64)),
+    "tag": nullable(text(64)),
+    "starts_at": _TIME_IN,
+    "ends_at": _TIME_IN,
+    "repeat": _SPAN,
+    "weekdays": {**array(integer(0, 6)), "maxItems": 7},
+    "until": nullable(text(64)),
+}
+_MAINTENANCE_EXAMPLE = {
+    "maintenance_id": 2,
+    "name": "Patches",
+    "channel": 0,
+    "device_id": None,
+    "tag": None,
+    "starts_at": "2026-11-29T02:00:00.000+09:00",
+    "ends_at": "2026-11-29T04:00:00.000+09:00",
+    "repeat": "weekly",
+    "weekdays": [6],
+    "until": None,
+    "active": False,
+    "active_until": None,
+    "created_at": "2026-11-24T18:00:00.000+09:00",
+    "created_by": "API token dashboard",
+}
+_MAINTENANCE_BODY = {
+    "name": "Patches",
+    "channel": 0,
+    "starts_at": "2026-11-29 02:00",
+    "ends_at": "2026-11-29 04:00",
+    "repeat": "weekly",
+}
+MAINTENANCE_ID = in_path("maintenance_id", integer(1), "The window's id.")
+_WINDOWS = {200: obj({"maintenance": array(MAINTENANCE_OBJECT)})}
+MAINTENANCE_LIST = {
+    "get": operation(
+        "List maintenance windows",
+        answers=_WINDOWS,
+        tag="Maintenance",
+        example={"maintenance": [_MAINTENANCE_EXAMPLE]},
+    ),
+    "post": operation(
+        "Create a maintenance window",
+        answers={201: MAINTENANCE_OBJECT},
+        tag="Maintenance",
+        body=body_of(_MAINTENANCE_FIELDS, required=["starts_at", "ends_at"]),
+        body_example=_MAINTENANCE_BODY,
+        errors=[Code.NO_CHANNEL, Code.NO_DEVICE],
+        example=_MAINTENANCE_EXAMPLE,
+    ),
+}
+MAINTENANCE = {
+    "get": operation(
+        "Read a maintenance window",
+        answers={200: MAINTENANCE_OBJECT},
+        tag="Maintenance",
+        parameters=[MAINTENANCE_ID],
+        errors=[Code.NOT_FOUND],
+        example=_MAINTENANCE_EXAMPLE,
+    ),
+    "put": operation(
+        "Change a maintenance window",
+        answers={200: MAINTENANCE_OBJECT},
+        tag="Maintenance",
+        parameters=[MAINTENANCE_ID],
+        body=body_of(_MAINTENANCE_FIELDS),
+        body_example={"ends_at": "2026-11-29 05:00"},
+        errors=[Code.NOT_FOUND, Code.NO_CHANNEL, Code.NO_DEVICE],
+    ),
+    "delete": operation(
+        "Delete a maintenance window",
+        answers={200: MAINTENANCE_OBJECT},
+        tag="Maintenance",
+        parameters=[MAINTENANCE_ID],
         errors=[Code.NOT_FOUND],
     ),
 }

@@ -1,7 +1,8 @@
 """When a value meets a rule's condition. Pure.
 
-Value and threshold are compared as numbers when both are, else as texts. A boolean is 1 or 0 beside a number and
-`true` or `false` beside a text. Integers beyond 64 bits compare as floats.
+Value and threshold are compared as numbers when both are, else as texts; only `=` and `!=` compare a text with a
+threshold that is a number. A boolean is 1 or 0 beside a number and `true` or `false` beside a text. Integers beyond 64
+bits compare as floats.
 """
 
 import json
@@ -27,6 +28,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
     "!=": operator.ne,
 }
+ORDERING = ("<", ">", "<=", ">=")
 _BEYOND = 2**63
 EVERYTHING = (-math.inf, math.inf)
 NOTHING = (math.inf, -math.inf)
@@ -80,6 +82,8 @@ class Comparison:
             left = value if type(value) is float else number_of(value)  # the common case first
             if left is not None:
                 return self.compare(left, self.number)
+            if self.operator in ORDERING:  # `N/A` is not above 90
+                return False
         if value is None:
             return False
         if isinstance(value, bool):

@@ -20,13 +20,17 @@ import psycopg
 
 from channels.keys import key_split, value_at
 from events.alert_store import (
+    Ending,
     Outcome,
     Standing,
+    endings_write,
+    heard_write,
     outcomes_write,
     seen_write,
     standings_read,
     usual_intervals_read,
 )
+from events.heard import newest_of_each
 from events.machine import PATIENCE, Phase, Reading, Run, State, run, run_late
 from events.rulebook import AnyMeasured, Found, Instance, RuleBook, RuleEntry
 
@@ -37,7 +41,7 @@ LOCK_BUCKETS = 32  # so that a batch of many channels does not fill the server's
 INTERVALS_OF_PATIENCE = 3
 SEEN_EVERY = timedelta(seconds=60)
 FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
-NOTHING_FOUND = Found((), {}, set(), set())
+NOTHING_FOUND = Found((), {}, set(), set(), [])
 
 Cursor = psycopg.Cursor[tuple[Any, ...]]
 
@@ -173,6 +177,10 @@ class Evaluator:
         self.rules = RuleBook()
         self._records_newest = records_newest
 
+    def forget(self) -> None:
+        """A transaction failed, or what it relied on has changed: nothing is known to be noted."""
+        self.rules.forget()
+
     def find(self, cursor: Cursor, measured: Sequence[AnyMeasured], *, version: int) -> Found:
         """What the batch has to do with the rules as of this version of the configuration."""
         if not measured:
@@ -184,16 +192,20 @@ class Evaluator:
             logger.exception("A batch could not be compared with the rules; it is stored without.")
             return NOTHING_FOUND
 
-    def settle(self, cursor: Cursor, found: Found, stored: Mapping[int, int]) -> None:
-        """Step what the batch concerns, and write what changed. `stored`: device key -> how many records were new."""
+    def settle(self, cursor: Cursor, found: Found, stored: Mapping[int, int]) -> bool:
+        """Step what the batch concerns, and write what changed. `stored`: device key -> how many records were new.
+
+        Returns whether notifications may have been queued.
+        """
         if found.device_keys.isdisjoint(stored):
-            return
+            return False
         try:
-            _Settling(self.rules, found, stored, self._records_newest).run(cursor)
+            return _Settling(self.rules, found, stored, self._records_newest).run(cursor)
         except psycopg.Error:
             raise
         except Exception:
             logger.exception("The rules could not be evaluated for a batch; it is stored without.")
+            return False
 
 
 class _Settling:
@@ -208,15 +220,20 @@ class _Settling:
         self._device_keys = found.device_keys & stored.keys()
         self._channel_keys = found.channel_keys
         self._candidates = {i: rule for i, rule in found.candidates.items() if i.device_key in stored}
+        self._heard = [one for one in found.heard if one.device_key in stored]
         self._records_newest = records_newest
         self._counts: Counter[int] = Counter()
         self._by_series: dict[Series, list[AnyMeasured]] = {}
 
-    def run(self, cursor: Cursor) -> None:
+    def run(self, cursor: Cursor) -> bool:
+        """Returns whether something fired or ended."""
         alone = self._may_begin(cursor) if self._candidates else set()
         while True:
             self._lock(cursor, alone=alone)
             standings = standings_read(cursor, self._device_keys, lock=True)
+            silent = [standing for standing in standings if standing.cause == "silence"]
+            if silent:
+                standings = [standing for standing in standings if standing.cause != "silence"]
             cases = self._cases(standings, self._candidates)
             outcomes = self._outcomes(cursor, cases)
             more = _beginning(outcomes) - alone
@@ -226,11 +243,17 @@ class _Settling:
         if outcomes:
             self._write(cursor, outcomes)
         seen_write(cursor, _worth_noting(cases, changed={outcome.instance for outcome in outcomes}))
+        endings = self._endings(silent)
+        if endings or self._heard:
+            self._write_heard(cursor, endings)
+        return bool(endings) or any(outcome.run.transitions or outcome.is_outdated for outcome in outcomes)
 
     def _may_begin(self, cursor: Cursor) -> set[int]:
         """The channels where, as far as can be seen before locking, something begins. What is late now stays late."""
         device_keys = {instance.device_key for instance in self._candidates}
-        standing = {row.instance for row in standings_read(cursor, device_keys, lock=False)}
+        standing = {
+            row.instance for row in standings_read(cursor, device_keys, lock=False) if row.cause != "silence"
+        }
         new = {i: rule for i, rule in self._candidates.items() if i not in standing}
         return _beginning(self._outcomes(cursor, self._cases((), new))) if new else set()
 
@@ -262,6 +285,23 @@ class _Settling:
                 all_new = self._stored.get(instance.device_key) == self._counts[instance.device_key]
                 cases.append(Case(instance, rule, own, arrivals, len(measured), all_new))
         return cases
+
+    def _endings(self, silent: Sequence[Standing]) -> list[Ending]:
+        """The silences that the batch ends: by when a message was received, whenever it was measured."""
+        if not silent:
+            return []
+        keys = {standing.instance.device_key for standing in silent}
+        measured = [one for one in self._measured if one[1] in keys]
+        endings = []
+        for standing in silent:
+            rule = self._rules.get(standing.instance.rule_key)
+            channel_key = None if rule is None else rule.channel_key
+            received = [
+                at for one in measured if (at := _heard_at(standing.instance, channel_key, one)) is not None
+            ]
+            if received:
+                endings.append(Ending(standing, max(received)))
+        return endings
 
     def _gather(self, device_keys: Collection[int]) -> None:
         """The batch's measurements of these devices by series, in order of measurement."""
@@ -309,6 +349,16 @@ class _Settling:
             for key, usual_s in usual_intervals_read(cursor, keys).items()
         }
 
+    def _write_heard(self, cursor: Cursor, endings: Sequence[Ending]) -> None:
+        try:
+            with cursor.connection.transaction():
+                if endings:
+                    endings_write(cursor, endings)
+                if self._heard:
+                    heard_write(cursor, newest_of_each(self._heard))
+        except (psycopg.DataError, psycopg.IntegrityError):
+            logger.exception("What a batch says of silence could not be written; it is stored without.")
+
     def _write(self, cursor: Cursor, outcomes: Sequence[Outcome]) -> None:
         try:
             with cursor.connection.transaction():
@@ -327,6 +377,19 @@ def _arrivals(measured: Iterable[AnyMeasured], levels: tuple[str, ...]) -> list[
             age = None if received_at is None else received_at - at
             found.append(Arrival(Reading(at, values, age), received_at, metrics.digest))
     return found
+
+
+def _heard_at(instance: Instance, channel_key: int | None, measured: AnyMeasured) -> datetime | None:
+    """When a message was received that says that the device or stream is not silent, else None."""
+    heard_in, device_key, _at, received_at, metrics = measured
+    if device_key != instance.device_key:
+        return None
+    if instance.tag or instance.path:
+        if heard_in != channel_key or (metrics.tag or "") != instance.tag:
+            return None
+        if instance.path and not scalars_at(metrics.value, key_split(instance.path)):
+            return None
+    return received_at
 
 
 def scalars_at(value: Any, levels: tuple[str, ...]) -> list[Any]:

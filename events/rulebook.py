@@ -11,11 +11,13 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from channels.keys import Scalar, key_split, value_at
-from events.conditions import Comparison, Condition, Number
+from events.conditions import ORDERING, Comparison, Condition, Number, number_of_text
+from events.heard import Heard, Watches
 from events.sources import Levels, SourceIndex, source_levels
 
 SCANS_REMEMBERED = 4_096  # of one scope
 SCOPES_REMEMBERED = 50_000
+NO_CONDITION = Condition.of("=", "", None, 0)
 KeyTypes = tuple[tuple[str, str], ...]
 
 
@@ -56,7 +58,11 @@ AnyMeasured = tuple[int, int, datetime, datetime | None, Metrics]
 
 
 class RuleEntry(NamedTuple):
-    """What evaluation knows of a rule. `device_key` 0: any device; `tag` "": any tag."""
+    """What evaluation knows of a rule. `device_key` 0: any device; `tag` "": any tag.
+
+    `condition` means nothing where a rule is about silence alone: no value is held against it. `absent_s` None: it is
+    about values alone.
+    """
 
     key: int
     account_key: int
@@ -67,6 +73,7 @@ class RuleEntry(NamedTuple):
     condition: Condition
     severity: str
     version: int
+    absent_s: int | None = None
 
 
 class Instance(NamedTuple):
@@ -79,20 +86,24 @@ class Instance(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a batch has to do with rules: what meets one, and the devices that any rule could concern."""
+    """What a batch has to do with rules: what meets one, and the devices that any rule could concern.
+
+    `heard`: streams that are watched for silence and were not known to be there.
+    """
 
     measured: Sequence[AnyMeasured]
     candidates: dict[Instance, RuleEntry]
     device_keys: set[int]
     channel_keys: set[int]
+    heard: list[Heard]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """The rules that watch one key path of a structure, and what is quiet for all of them.
 
-    Numbers from `low` to `high` that are not among `numbers`; texts if they are not among `texts`. `texts` None:
-    every text has to be compared.
+    Numbers from `low` to `high` that are not among `numbers`, also written as texts; other texts if they are not
+    among `texts`. `texts` None: every text has to be compared.
     """
 
     path: str
@@ -119,15 +130,17 @@ class Check:
 
     def may_match(self, value: Scalar) -> bool:
         if isinstance(value, str):
-            return self.texts is None or value in self.texts
+            if self.texts is None or value in self.texts:
+                return True
+            value = number_of_text(value)
         if value is None:
             return False
         return not self.low <= value <= self.high or value in self.numbers
 
 
 def _texts_equal_to(comparisons: Sequence[Comparison]) -> frozenset[str] | None:
-    """The texts that alone can match, where all rules ask for equality with a text."""
-    if any(c.operator != "=" or c.number is not None for c in comparisons):
+    """The texts that alone can match, numbers written as texts aside; None where others can."""
+    if any(c.operator == "!=" or (c.operator in ORDERING and c.number is None) for c in comparisons):
         return None
     return frozenset(c.text for c in comparisons)
 
@@ -223,14 +236,18 @@ class Scope:
 class ChannelRules:
     """The rules of one channel: those for all its messages, and those narrowed to a device, a tag or both."""
 
-    def __init__(self, rules: Iterable[RuleEntry]) -> None:
+    def __init__(self, rules: Sequence[RuleEntry]) -> None:
         narrow: dict[tuple[int, str], list[tuple[Levels, RuleEntry]]] = {}
+        silent = [rule for rule in rules if rule.absent_s is not None and (rule.levels or rule.tag)]
         for rule in rules:
+            if rule.condition is NO_CONDITION:
+                continue
             narrow.setdefault((rule.device_key, rule.tag), []).append((rule.levels, rule))
         self._indexes = {pair: SourceIndex(items) for pair, items in narrow.items()}
         self._devices = {device_key for device_key, _ in narrow if device_key}
         self._tags = {tag for _, tag in narrow if tag}
         self._scopes: dict[tuple[int, str], Scope] = {}
+        self.watches = watches if (watches := Watches(silent)).is_needed else None
         self.only_scope = None if self._devices or self._tags else self.scope(0, None)
 
     def scope(self, device_key: int, tag: str | None) -> Scope:
@@ -247,9 +264,11 @@ class ChannelRules:
 
 
 _RULES_SQL = """
-SELECT r.id, r.account_id, r.channel_id, coalesce(r.device_id, 0), r.tag, r.source, r.operator, r.threshold,
-       r.clear_threshold, r.for_s, r.severity, r.condition_version,
-       r.enabled AND r.operator <> '' AND r.deleted_at IS NULL AND c.deleted_at IS NULL
+SELECT r.id, r.account_id, r.channel_id, coalesce(r.device_id, 0), r.tag, r.source,
+       CASE WHEN r.ahead_s IS NULL THEN r.operator ELSE '' END, r.threshold,
+       r.clear_threshold, r.for_s, r.severity, r.condition_version, r.absent_s,
+       r.enabled AND ((r.operator <> '' AND r.ahead_s IS NULL) OR r.absent_s IS NOT NULL)
+       AND r.deleted_at IS NULL AND c.deleted_at IS NULL
 FROM events_rule r JOIN channels_channel c ON c.id = r.channel_id
 """
 _CHANGED_SQL = f"""
@@ -271,6 +290,12 @@ class RuleBook:
 
     def get(self, rule_key: int) -> RuleEntry | None:
         return self._rules.get(rule_key)
+
+    def forget(self) -> None:
+        """What was found may not have been stored: note again what is heard."""
+        for channel in self._channels.values():
+            if channel.watches is not None:
+                channel.watches.forget()
 
     def follow(self, cursor: Any, version: int) -> None:
         """Read again what changed up to this version of the configuration."""
@@ -297,20 +322,24 @@ class RuleBook:
 
     def find(self, measured: Sequence[AnyMeasured]) -> Found:
         """What in the batch meets a rule. This loop runs for every message that is stored."""
-        found = Found(measured, {}, set(), set())
+        found = Found(measured, {}, set(), set(), [])
         channels = self._channels
         if not channels:
             return found
         concerned = found.device_keys.add
-        last_key, channel = -1, None
-        for channel_key, device_key, _at, _received_at, metrics in measured:
+        last_key, channel, watches = -1, None, None
+        for channel_key, device_key, at, received_at, metrics in measured:
             if channel_key != last_key:
                 last_key, channel = channel_key, channels.get(channel_key)
+                watches = None
                 if channel is not None:
                     found.channel_keys.add(channel_key)
+                    watches = channel.watches
             if channel is None:
                 continue
             concerned(device_key)
+            if watches is not None and received_at is not None:
+                watches.note(found.heard, device_key, at, received_at, metrics)
             scope = channel.only_scope or channel.scope(device_key, metrics.tag)
             value = metrics.value
             try:
@@ -360,15 +389,19 @@ def _rule_entry(
     for_s: int,
     severity: str,
     version: int,
+    absent_s: int | None = None,
 ) -> RuleEntry:
+    condition = Condition.of(operator, threshold, clear_threshold, for_s) if operator else NO_CONDITION
+    levels = source_levels(source) if source else ()
     return RuleEntry(
         key,
         account_key,
         channel_key,
         device_key,
         tag,
-        source_levels(source),
-        Condition.of(operator, threshold, clear_threshold, for_s),
+        levels,
+        condition,
         severity,
         version,
+        absent_s,
     )

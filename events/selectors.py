@@ -1,5 +1,6 @@
 """Reads of rules and alerts for pages and API."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -7,7 +8,7 @@ from django.db.models import Prefetch, Q, QuerySet
 from django.utils.translation import gettext as _
 
 from devices.models import Device
-from events.models import Alert, Comment, Rule
+from events.models import Alert, Comment, Maintenance, Rule
 from servwatch_site.errors import Code, ServwatchError
 from tokens.models import Account
 
@@ -62,6 +63,14 @@ def rule_count(account: Account, *, channel: int | None = None, enabled: bool | 
     return _rules_narrowed(account, channel=channel, enabled=enabled).count()
 
 
+def rules_ahead() -> list[Rule]:
+    """The rules of all accounts that look ahead and are in force."""
+    rules = Rule.objects.filter(
+        enabled=True, deleted_at=None, ahead_s__isnull=False, channel__deleted_at=None
+    )
+    return list(rules.exclude(channel=None).exclude(operator="").order_by("pk"))
+
+
 def rule_is_enabled(rule: Rule) -> bool:
     """Whether it is held against messages: the rules of a deleted channel are disabled with it."""
     return rule.enabled and (rule.channel is None or rule.channel.deleted_at is None)
@@ -69,7 +78,7 @@ def rule_is_enabled(rule: Rule) -> bool:
 
 def alert_get_for_account(account: Account, alert_key: int) -> AlertRow:
     """One alert. Raises NOT_FOUND, also for a stranger's."""
-    rows = _with_devices(_alerts(account).filter(pk=alert_key))
+    rows = alert_rows(_alerts(account).filter(pk=alert_key))
     if not rows:
         raise no_alert()
     return rows[0]
@@ -88,14 +97,14 @@ def alert_list(
     limit: int | None = None,
 ) -> list[AlertRow]:
     """The account's alerts, the newest first, those before `before`."""
-    rows = _alerts_narrowed(account, narrow, now=now)
+    rows = alerts_narrowed(account, narrow, now=now)
     if before is not None:
         rows = rows.filter(pk__lt=before)
-    return _with_devices(rows[:limit])
+    return alert_rows(rows[:limit])
 
 
 def alert_count(account: Account, *, narrow: AlertFilter, now: datetime) -> int:
-    return _alerts_narrowed(account, narrow, now=now).count()
+    return alerts_narrowed(account, narrow, now=now).count()
 
 
 def alerts_open_of_all() -> int:
@@ -103,9 +112,32 @@ def alerts_open_of_all() -> int:
     return Alert.objects.filter(resolved_at=None).count()
 
 
+def maintenance_list(account: Account) -> list[Maintenance]:
+    """The account's maintenance windows, those that begin last first."""
+    return list(_maintenance(account).order_by("-starts_at", "-pk"))
+
+
+def maintenance_get_for_account(account: Account, maintenance_key: int) -> Maintenance:
+    """One window. Raises NOT_FOUND, also for a stranger's."""
+    window = _maintenance(account).filter(pk=maintenance_key).first()
+    if window is None:
+        raise no_maintenance()
+    return window
+
+
+def no_maintenance() -> ServwatchError:
+    return ServwatchError(
+        Code.NOT_FOUND, _("There is no such maintenance window. GET /v2/maintenance lists those there are.")
+    )
+
+
+def _maintenance(account: Account) -> QuerySet[Maintenance]:
+    return Maintenance.objects.filter(account=account).select_related("channel", "device")
+
+
 def _rules(account: Account) -> QuerySet[Rule]:
     rules = Rule.objects.filter(account=account, deleted_at=None)
-    return rules.select_related("channel", "device").order_by("pk")
+    return rules.select_related("channel", "device").prefetch_related("notifiers").order_by("pk")
 
 
 def _rules_narrowed(account: Account, *, channel: int | None, enabled: bool | None) -> QuerySet[Rule]:
@@ -124,7 +156,8 @@ def _alerts(account: Account) -> QuerySet[Alert]:
     return alerts.select_related("rule", "channel").prefetch_related(comments).order_by("-pk")
 
 
-def _alerts_narrowed(account: Account, narrow: AlertFilter, *, now: datetime) -> QuerySet[Alert]:
+def alerts_narrowed(account: Account, narrow: AlertFilter, *, now: datetime) -> QuerySet[Alert]:
+    """The newest first, with rule, channel and comments."""
     rows = _alerts(account)
     if narrow.state:
         rows = rows.filter(_in_state(narrow.state, now=now))
@@ -158,7 +191,8 @@ def _in_state(state: str, *, now: datetime) -> Q:
     }[state]
 
 
-def _with_devices(rows: QuerySet[Alert]) -> list[AlertRow]:
+def alert_rows(rows: Iterable[Alert]) -> list[AlertRow]:
+    """These alerts with the ids of their devices, in one query for all."""
     alerts = list(rows)
     keys = {alert.device_key for alert in alerts}
     ids = dict(Device.objects.filter(pk__in=keys).values_list("pk", "device_id"))

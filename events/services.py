@@ -1,16 +1,19 @@
 """The only place that writes rules and what people do with alerts; events/evaluation.py begins and ends alerts."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ValidationError
 from django.db import connection, transaction
+from django.db.models import Case, QuerySet, Value, When
+from django.db.models.functions import Coalesce
 from django.utils.translation import gettext as _
 
 from events.conditions import number_of_text
 from events.models import Alert, Comment, Rule
+from events.notifiers_store import acknowledged_tell
 from servwatch_site.errors import Code, ServwatchError
 from tokens.config import config_bump
 from tokens.models import Account
@@ -26,6 +29,7 @@ CONDITION = (
     "for_s",
     "clear_threshold",
     "absent_s",
+    "ahead_s",
 )
 EDITABLE = (*CONDITION, "description", "notify_type", "post_url", "enabled", "severity", "repeat_s")
 
@@ -67,7 +71,7 @@ INSERT INTO events_notification (alert_id, kind) SELECT id, 'resolved' FROM reso
 
 @transaction.atomic
 def rule_create(account: Account, *, changes: Mapping[str, Any]) -> Rule:
-    """A new rule of fields of EDITABLE; enabled unless it says otherwise or its condition is not complete.
+    """A new rule of fields of EDITABLE and `notifiers`; enabled unless it says otherwise or is not complete.
 
     Raises INVALID_VALUE with the fields.
     """
@@ -78,12 +82,26 @@ def rule_create(account: Account, *, changes: Mapping[str, Any]) -> Rule:
     _check(rule)
     rule.config_version = rule.condition_version = config_bump()
     rule.save(force_insert=True)
+    rule.notifiers.set(changes.get("notifiers", ()))
+    return rule
+
+
+def rule_draft(account: Account, *, changes: Mapping[str, Any]) -> Rule:
+    """A rule that is not saved, for a back-test: complete and checked as an enabled one.
+
+    Raises INVALID_VALUE with the fields. It names nobody to tell, so none of that is asked for.
+    """
+    rule = Rule(account=account)
+    told = ("notify_type", "post_url", "repeat_s", "enabled")
+    _apply(rule, {name: value for name, value in changes.items() if name not in told})
+    rule.enabled = True
+    _check(rule)
     return rule
 
 
 @transaction.atomic
 def rule_update(rule: Rule, *, changes: Mapping[str, Any], now: datetime) -> Rule:
-    """Change fields of EDITABLE. With another condition, or disabled, its open alerts end, and say why.
+    """Change fields of EDITABLE and `notifiers`. With another condition, or disabled, its open alerts end, and say why.
 
     Raises INVALID_VALUE with the fields.
     """
@@ -94,6 +112,8 @@ def rule_update(rule: Rule, *, changes: Mapping[str, Any], now: datetime) -> Rul
     if before != [getattr(rule, name) for name in CONDITION]:
         rule.condition_version = rule.config_version
     rule.save(update_fields=[*EDITABLE, "condition_version", "config_version"])
+    if "notifiers" in changes:
+        rule.notifiers.set(changes["notifiers"])
     alerts_end(now=now, rule=rule)
     return rule
 
@@ -120,9 +140,12 @@ def alerts_end(*, now: datetime, rule: Rule | None = None) -> int:
 
 def alert_acknowledge(alert: Alert, *, by: str, now: datetime) -> None:
     """Somebody looks after it. Acknowledging again changes nothing. Raises INVALID_VALUE for a resolved one."""
+    is_news = alert.acknowledged_at is None
     _change_open(
         alert, acknowledged_at=alert.acknowledged_at or now, acknowledged_by=alert.acknowledged_by or by
     )
+    if is_news:
+        acknowledged_tell(alert, now=now)
 
 
 def alert_unacknowledge(alert: Alert) -> None:
@@ -134,6 +157,32 @@ def alert_snooze(alert: Alert, *, until: datetime | None, by: str, now: datetime
     """Be quiet about it until then; None ends a snooze. Raises INVALID_VALUE for a resolved one."""
     snoozed = {"snoozed_at": now if until else None, "snoozed_by": by if until else ""}
     _change_open(alert, snoozed_until=until, **snoozed)
+
+
+def alerts_acknowledge(account: Account, keys: Collection[int], *, by: str, now: datetime) -> int:
+    """Acknowledge all of these that are open and the account's; returns how many there are."""
+    return _open_alerts(account, keys).update(
+        acknowledged_at=Coalesce("acknowledged_at", Value(now)),
+        acknowledged_by=Case(When(acknowledged_at=None, then=Value(by)), default="acknowledged_by"),
+    )
+
+
+def alerts_snooze(
+    account: Account, keys: Collection[int], *, until: datetime | None, by: str, now: datetime
+) -> int:
+    """Be quiet until then about all of these that are open and the account's; None ends snoozes. Returns how many."""
+    return _open_alerts(account, keys).update(
+        snoozed_until=until, snoozed_at=now if until else None, snoozed_by=by if until else ""
+    )
+
+
+def alerts_unacknowledge(account: Account, keys: Collection[int]) -> int:
+    """Nobody looks after these any more, of those that are open and the account's; returns how many there are."""
+    return _open_alerts(account, keys).update(acknowledged_at=None, acknowledged_by="")
+
+
+def _open_alerts(account: Account, keys: Collection[int]) -> QuerySet[Alert]:
+    return Alert.objects.filter(account=account, pk__in=keys, resolved_at=None)
 
 
 def alert_comment(alert: Alert, *, text: str, by: str, now: datetime) -> Comment:
@@ -191,10 +240,18 @@ def _check(rule: Rule) -> None:
         fields |= {name: " ".join(texts) for name, texts in error.message_dict.items()}
     if rule.post_url and not _is_web_address(rule.post_url):
         fields["post_url"] = _("must be an address that begins with http:// or https://")
+    if rule.ahead_s is not None and "ahead_s" not in fields and not _has_direction(rule):
+        fields["ahead_s"] = _("needs a numeric threshold and one of the operators < > <= >=")
     if rule.clear_threshold is not None and "clear_threshold" not in fields and not _clears(rule):
         fields["clear_threshold"] = _("must be a number on the quiet side of the threshold")
     if fields:
         raise ServwatchError(Code.INVALID_VALUE, _("Some fields do not fit."), fields=fields)
+
+
+def _has_direction(rule: Rule) -> bool:
+    """Whether a trend can lead to its condition; a rule that says nothing yet may still become one."""
+    numeric = number_of_text(rule.threshold) is not None
+    return rule.operator not in ("=", "!=") and (numeric or not rule.threshold)
 
 
 def _clears(rule: Rule) -> bool:

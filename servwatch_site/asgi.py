@@ -24,6 +24,7 @@ from servwatch_site.api_middleware import api_handler
 from servwatch_site.connector_app import KINDS, connector_app
 from servwatch_site.loop import collect_less
 from streams.consumers import LiveConsumer
+from streams.ingest_progress import tell_http_for_ever
 from streams.intake import intake
 from streams.live import listen_for_ever, send_commands_for_ever
 
@@ -32,10 +33,12 @@ Send = Callable[[Any], Awaitable[None]]
 
 
 async def lifespan(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-    """Keeps the LISTEN task, and the one that sends commands, while the server runs."""
+    """Keeps the LISTEN task, the one that sends commands and the one that tells of us, while the server runs."""
     await receive()
     collect_less()
-    tasks = [asyncio.create_task(listen_for_ever()), asyncio.create_task(send_commands_for_ever())]
+    tasks = [
+        asyncio.create_task(task()) for task in (listen_for_ever, send_commands_for_ever, tell_http_for_ever)
+    ]
     await send({"type": "lifespan.startup.complete"})
     await receive()
     for task in tasks:

@@ -27,6 +27,8 @@ SAMPLE_IDS = {
     "command_id": "12",
     "event_id": "3",
     "alert_id": "41",
+    "notifier_id": "5",
+    "delivery_id": "90",
 }
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -52,6 +53,19 @@ def env_list(name: str, default: Sequence[str] = ()) -> list[str]:
     """Comma-separated words."""
     text = env_text(name)
     return [word.strip() for word in text.split(",") if word.strip()] if text else list(default)
+
+
+def env_networks(name: str) -> list[IPv4Network | IPv6Network]:
+    """Comma-separated networks such as `10.1.0.0/16`, or single addresses."""
+    found = []
+    for word in env_list(name):
+        try:
+            found.append(ip_network(word))
+        except ValueError as error:
+            raise ImproperlyConfigured(
+                f"{name} must be a list of networks such as 10.1.0.0/16: {error}."
+            ) from None
+    return found
 
 
 def database_from_url(url: str) -> dict[str, Any]:

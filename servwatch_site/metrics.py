@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from devices.selectors import devices_of_all, refusals_of_all
 from events.selectors import alerts_open_of_all
+from events.selectors_deliveries import deliveries_outstanding
 from streams.lag import BATCH_SECONDS, BATCH_SIZES
 from streams.selectors_system import SlotNow, database_now, listeners_now, record_days, worker_now
 from tokens.rate_limits import client_address
@@ -64,6 +65,7 @@ class _Installation(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from _traffic()
         yield from _devices(self._now)
+        yield from _deliveries(self._now)
         yield from _listeners(self._now)
         yield from _stores(self._now)
 
@@ -94,6 +96,17 @@ def _devices(now: datetime) -> Iterator[Metric]:
     yield from _gauge("devices", "Devices there are.", there)
     yield from _gauge("devices_online", "Devices that are online.", online)
     yield from _gauge("alerts_open", "Alerts that are not resolved.", alerts_open_of_all())
+
+
+def _deliveries(now: datetime) -> Iterator[Metric]:
+    found = deliveries_outstanding()
+    oldest_s = (now - found.oldest_at).total_seconds() if found.oldest_at else 0.0
+    yield from _gauge("deliveries_pending", "Notifications that wait to be delivered.", found.pending)
+    yield from _gauge("deliveries_oldest_seconds", "Age of the longest waiting one.", oldest_s)
+    yield from _gauge(
+        "deliveries_failed", "Notifications given up, of those still in the log.", found.expired
+    )
+    yield from _gauge("receivers_failing", "Receivers left alone after failures.", found.receivers_failing)
 
 
 def _listeners(now: datetime) -> Iterator[Metric]:

@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 from servwatch_site.embedded.mosquitto import memory_bytes, queue_bytes_for
 from servwatch_site.embedded.postgres import database_url
-from servwatch_site.env import database_from_url, env_bool, env_int, env_list, env_text
+from servwatch_site.env import database_from_url, env_bool, env_int, env_list, env_networks, env_text
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(env_text("SERVWATCH_DATA_DIR") or BASE_DIR / "var").absolute()
@@ -192,6 +192,8 @@ EMAIL_HOST_USER = env_text("SERVWATCH_SMTP_USER")
 EMAIL_HOST_PASSWORD = env_text("SERVWATCH_SMTP_PASSWORD")
 EMAIL_USE_TLS = env_bool("SERVWATCH_SMTP_TLS", True)
 DEFAULT_FROM_EMAIL = env_text("SERVWATCH_MAIL_FROM", "servwatch@localhost")
+# Networks that notifications may go to although they are not public; see docs/notifications.md.
+WEBHOOK_ALLOW = env_networks("SERVWATCH_WEBHOOK_ALLOW")
 
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", _("English")), ("ja", _("Japanese"))]

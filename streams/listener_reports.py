@@ -1,7 +1,7 @@
 """What listeners tell of themselves and of the broker, every second, for pages and metrics."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import psycopg
@@ -9,6 +9,10 @@ import psycopg
 from streams.lag import SlotReport
 
 Cursor = psycopg.Cursor[tuple[Any, ...]]
+
+# A slot is live while it reports at least so often that it is connected and not farther behind.
+LIVE_EVERY_S = 3.0
+LIVE_LAG_S = 5.0
 
 
 class BrokerNumbers(NamedTuple):
@@ -29,7 +33,8 @@ def slots_report(cursor: Cursor, reports: Iterable[SlotReport], *, served_by: st
     """Write how the slots are that this process serves."""
     cursor.executemany(
         "UPDATE streams_listenerslot SET served_by = %s, reported_at = %s, connected = %s, lag_s = %s, queued = %s,"
-        " committed = %s, batch_sizes = %s, batch_durations = %s, batch_seconds = %s WHERE slot = %s",
+        " committed = %s, batch_sizes = %s, batch_durations = %s, batch_seconds = %s, live_since = CASE"
+        " WHEN NOT %s THEN NULL WHEN reported_at > %s THEN coalesce(live_since, %s) ELSE %s END WHERE slot = %s",
         [
             (
                 served_by,
@@ -41,6 +46,10 @@ def slots_report(cursor: Cursor, reports: Iterable[SlotReport], *, served_by: st
                 report.batch_sizes,
                 report.batch_durations,
                 report.batch_seconds,
+                report.connected and report.lag_s is not None and report.lag_s <= LIVE_LAG_S,
+                now - timedelta(seconds=LIVE_EVERY_S),
+                now,
+                now,
                 report.slot,
             )
             for report in sorted(reports)

@@ -134,7 +134,8 @@ class ListenerSlot(models.Model):
 
     `parts`, `before` and `epoch` say how the devices are dealt out; `session_at` since when the broker has the slot's
     session; `turn` counts the listeners that served it. The second half is written every second by the process that
-    serves the slot; totals count from that process's start. `lag_s` is None while nothing is known.
+    serves the slot; totals count from that process's start. `lag_s` is None while nothing is known. `live_since`: since
+    when it has reported without a gap that it is connected and hardly behind.
     """
 
     slot = models.SmallIntegerField(primary_key=True)
@@ -149,6 +150,7 @@ class ListenerSlot(models.Model):
     reported_at = models.DateTimeField(null=True)
     connected = models.BooleanField(db_default=False)
     lag_s = models.FloatField(null=True)
+    live_since = models.DateTimeField(null=True)
     queued = models.IntegerField(db_default=0)
     committed = models.BigIntegerField(db_default=0)
     batch_sizes = ArrayField(models.BigIntegerField(), db_default=[])
@@ -157,6 +159,33 @@ class ListenerSlot(models.Model):
 
     def __str__(self) -> str:
         return f"slot {self.slot}"
+
+
+class IngestWay(models.Model):
+    """A way on which messages come in, `mqtt` or `http` (streams/ingest_progress.py).
+
+    `live_until`: all that came before is stored, as the worker last found. `reported_at` and `live_since` are told by
+    the web processes, of `http` alone: when one of them last did, and since when without a gap.
+    """
+
+    name = models.CharField(max_length=8, primary_key=True)
+    live_until = models.DateTimeField(null=True)
+    reported_at = models.DateTimeField(null=True)
+    live_since = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class IngestPause(models.Model):
+    """A time in which messages of a way may have waited: it is nobody's silence."""
+
+    way = models.ForeignKey(IngestWay, on_delete=models.CASCADE, related_name="pauses")
+    began_at = models.DateTimeField()
+    ended_at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return f"{self.way_id}: {self.began_at:%F %T} to {self.ended_at:%F %T}"
 
 
 class BrokerLoad(models.Model):

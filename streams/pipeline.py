@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from devices.registry import AccountEntry, Newcomer, Registry
+from events.notifiers_store import OUTBOX_NOTIFY
 from servwatch_site.errors import Code
 from streams.caps import RefusedCaps
 from streams.database import CULPABLE
@@ -152,10 +153,10 @@ class Street:
                     self.writer.forget()
                     continue  # a device, mapping or token changed since the plan was made: plan again
                 plan.batch.refused = self._caps.keep(cursor, plan.batch.refused, registry=self.registry)
-                self.writer.write(cursor, plan.batch, careful=careful)
+                queued = self.writer.write(cursor, plan.batch, careful=careful)
                 self._doubt = _Doubt(self.writer.transaction_number(cursor), messages, outcomes)
             self._doubt = None
-            self._tell(plan)
+            self._tell(plan, notifications=queued)
             return outcomes
 
     def _prepare(
@@ -203,11 +204,13 @@ class Street:
             parsed = [_FAULT]
         return Prepared(message, topic, account, parsed)
 
-    def _tell(self, plan: Plan) -> None:
-        """Wake the open pages. The batch is committed: what goes wrong here loses nothing."""
+    def _tell(self, plan: Plan, *, notifications: bool) -> None:
+        """Wake the open pages, and whoever sends. The batch is committed: what goes wrong here loses nothing."""
         try:
             payload = live_payload(plan.accounts, plan.channels, plan.devices)
             self.writer.connection.execute("SELECT pg_notify(%s, %s)", [LIVE_NOTIFY, payload])
+            if notifications:
+                self.writer.connection.execute("SELECT pg_notify(%s, '')", [OUTBOX_NOTIFY])
         except psycopg.Error as error:
             logger.warning("Open pages were not told of new data: %s", type(error).__name__)
 

@@ -12,7 +12,7 @@ from procrastinate.contrib.django import app
 from procrastinate.exceptions import UniqueViolation
 from procrastinate.jobs import Status
 
-from streams import refused, retention, rollups, upkeep
+from streams import refused, retention, rollups, trends, upkeep
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,13 @@ def replay_wanted(timestamp: int) -> None:
 @app.task(queueing_lock="streams.rollups_make", pass_context=True)
 def rollups_make(context: JobContext, timestamp: int) -> None:
     rollups.rollups_make(now=timezone.now, stop=context.should_abort)
+
+
+@app.periodic(cron="*/5 * * * * 40")  # what the roll-ups of the minute before hold is seen at once
+@app.task(queueing_lock="streams.trends_check")
+def trends_check(timestamp: int) -> None:
+    with _fresh_connection() as now:
+        trends.trends_check(now=now)
 
 
 @app.periodic(cron="* * * * *")

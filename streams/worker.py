@@ -12,7 +12,9 @@ from procrastinate.contrib.django.utils import connector_params
 from procrastinate.exceptions import ConnectorException
 from procrastinate.psycopg_connector import PsycopgConnector
 
+from events.outbox import STEPS, Outbox, Step
 from streams import upkeep
+from streams.live import alerts_tell
 
 logger = logging.getLogger(__name__)
 # Of a lost database it tells in tracebacks, once for each of its parts; it is told here. Jobs that fail are still told.
@@ -26,7 +28,7 @@ RETRY_S = 1.0
 
 
 class Worker:
-    """Runs jobs until `stop()`, which is called from the event loop."""
+    """Runs jobs, and sends notifications, until `stop()`, which is called from the event loop."""
 
     def __init__(self) -> None:
         self._stopping = asyncio.Event()
@@ -36,6 +38,15 @@ class Worker:
         self._stopping.set()
 
     async def run(self) -> None:
+        # It survives a lost database by itself.
+        outbox = asyncio.create_task(Outbox(steps=[Step(alerts_tell), *STEPS]).run(self._stopping))
+        try:
+            await self._run_jobs()
+        finally:
+            self._stopping.set()
+            await outbox
+
+    async def _run_jobs(self) -> None:
         told = False
         while not self._stopping.is_set():
             try:

@@ -230,6 +230,7 @@ class Writer:
         self._streams.clear()
         self._seen.clear()
         self._tags.clear()
+        self.evaluator.forget()
 
     def close(self) -> None:
         if self._connection is not None:
@@ -290,13 +291,16 @@ class Writer:
         """A duplicate was met: more of them may follow."""
         self._careful = CAREFUL_BATCHES
 
-    def write(self, cursor: psycopg.Cursor[tuple[Any, ...]], batch: Batch, *, careful: bool = True) -> None:
+    def write(self, cursor: psycopg.Cursor[tuple[Any, ...]], batch: Batch, *, careful: bool = True) -> bool:
         """Everything of the batch, within the caller's transaction. Raises KeyTaken.
+
+        Returns whether notifications may have been queued.
 
         A duplicate among the records is passed over when `careful`, which costs a third more; otherwise it raises
         UniqueViolation.
         """
         found = self.evaluator.find(cursor, batch.measured, version=batch.version)
+        queued = False
         if batch.answers:
             self._answers(cursor, batch.answers)
         stored = self._records(cursor, batch.rows, careful=careful) if batch.rows else {}
@@ -313,7 +317,7 @@ class Writer:
         if batch.rows:
             self._tags_note(cursor, batch.rows)
             self._latest(cursor, batch.rows)
-            self.evaluator.settle(cursor, found, stored)
+            queued = self.evaluator.settle(cursor, found, stored)
         if batch.states:
             self._states(cursor, batch.states)
         if batch.acks:
@@ -321,6 +325,7 @@ class Writer:
         self._counters(cursor, batch.ledger)
         if batch.deliveries and self.slot is not None:
             self._deliveries(cursor, batch.deliveries)
+        return queued
 
     def _records(
         self, cursor: psycopg.Cursor[tuple[Any, ...]], rows: Sequence[Row], *, careful: bool

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,17 @@ def metrics() -> dict[str, Any]:
 
 
 def test_it_measures_every_room_of_this_machine(metrics: dict[str, Any]) -> None:
-    assert {"cpu", "load", "memory", "swap", "disks", "uptime_s", "processes"} <= metrics.keys()
+    assert {
+        "cpu",
+        "load",
+        "memory",
+        "swap",
+        "disks",
+        "uptime_s",
+        "processes",
+        "clock",
+        "agent",
+    } <= metrics.keys()
 
 
 def test_every_value_is_a_finite_number_below_a_usable_key(metrics: dict[str, Any]) -> None:
@@ -109,6 +120,30 @@ def test_a_machine_with_hundreds_of_everything_stays_below_a_thousand_paths(metr
 def test_what_is_dropped_at_the_limit_are_the_mapped_devices() -> None:
     names = ["sdb", "dm-1", "nvme0n1", "dm-0", "sda"]
     assert agent.names_picked(names, limit=4, last=("dm-",)) == ["nvme0n1", "sda", "sdb", "dm-0"]
+
+
+def test_the_version_can_be_compared(metrics: dict[str, Any]) -> None:
+    assert metrics["agent"] == {"version_number": 200}
+    assert agent.VERSION == "0.2.0"
+
+
+def test_the_kernel_says_how_far_the_clock_may_be_off(metrics: dict[str, Any]) -> None:
+    assert 0 <= metrics["clock"]["error_s"] < 3600
+
+
+def test_only_another_boot_than_the_first_is_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot_id = tmp_path / "boot_id"
+    monkeypatch.setattr(agent, "uptime_s", lambda: 30.0)
+    said = []
+    for boot in ("first", "first", "second", "second"):  # the agent is restarted once in each
+        boot_id.write_text(boot)
+        said.append(agent.BootWatch(tmp_path, boot_id=boot_id).metrics())
+    assert said == [{"rebooted": 0}, {"rebooted": 0}, {"rebooted": 1}, {"rebooted": 1}]
+    monkeypatch.setattr(agent, "uptime_s", lambda: 600.0)
+    assert agent.BootWatch(tmp_path, boot_id=boot_id).metrics() == {"rebooted": 0}
+    assert agent.BootWatch(tmp_path / "none", boot_id=boot_id).metrics() == {}
 
 
 def test_a_file_system_that_is_gone_is_left_out() -> None:

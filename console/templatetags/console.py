@@ -1,5 +1,6 @@
 """How values look on pages. Choosing what to show is the views' work."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from console.ranges import PRESETS
+from events.selectors_pages import number_or_none
 
 register = template.Library()
 
@@ -51,6 +53,34 @@ def _rounded(value: float) -> str:
     return number_format(round(value, decimals), decimal_pos=decimals, use_l10n=True)
 
 
+SIGNS = {"<=": "≤", ">=": "≥", "!=": "≠"}
+
+
+@register.filter
+def sign(operator: str) -> str:
+    """A rule's operator as people write it."""
+    return SIGNS.get(operator, operator)
+
+
+@register.filter
+def level(threshold: str | None, unit: Any = "") -> str | SafeString:
+    """A rule's threshold: a number with the stream's unit, anything else as it stands."""
+    number = number_or_none(threshold)
+    return str(threshold or "") if number is None else shown(number, unit)
+
+
+@register.filter
+def newest(rows: Iterable[Any]) -> Any:
+    """The last of rows that are in order; None where there is none."""
+    return next(reversed(list(rows)), None)
+
+
+@register.filter
+def said(text: str) -> str:
+    """A sentence that was kept in English, in the reader's language where it is known."""
+    return _(text) if text else ""
+
+
 @register.filter
 def ago(at: datetime, now: datetime) -> str:
     """How long ago, in the largest unit that fits: "12 s ago", "5 min ago", "3 h ago", "2 days ago"."""
@@ -68,12 +98,14 @@ def ago(at: datetime, now: datetime) -> str:
 
 @register.filter
 def span(seconds: float) -> str:
-    """A length of time in the largest unit that fits: "0.2 s", "14 s", "5 min", "3 h"."""
+    """A length of time in the largest unit that fits: "0.2 s", "14 s", "5 min", "3 h", "2 d"."""
     if seconds < 90:
         return _("%(n)s s") % {"n": _rounded(round(seconds, 0 if seconds >= 3 else 1))}
     if seconds < 5_400:
         return _("%(n)d min") % {"n": round(seconds / 60)}
-    return _("%(n)d h") % {"n": round(seconds / 3_600)}
+    if seconds < 129_600:
+        return _("%(n)d h") % {"n": round(seconds / 3_600)}
+    return _("%(n)d d") % {"n": round(seconds / 86_400)}
 
 
 @register.filter

@@ -71,7 +71,7 @@ def channel(request: HttpRequest, number: int) -> HttpResponse:
 @account_page
 def channel_chart(request: HttpRequest, number: int) -> JsonResponse:
     found = channel_get_for_account(account_of(request), number)
-    return chart_json(request, Source.channel(found.pk))
+    return chart_json(request, Source.channel(found.pk), channel=found)
 
 
 @require_http_methods(["GET", "POST"])

@@ -17,6 +17,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from channels.selectors import latest_of_device, stream_meta
 from console.access import account_of, account_page, say_error
+from console.alert_lines import alert_lines
 from console.charting import chart_groups, chart_json, range_of
 from console.forms import CommandForm, DeviceForm, NewDeviceForm
 from console.payloads import payload_text
@@ -32,12 +33,15 @@ from devices.selectors import (
     refusals_by_reason,
 )
 from devices.services import device_create, device_delete, device_update
+from events.selectors import OPEN, AlertFilter, alert_rows
+from events.selectors_pages import alert_query
 from servwatch_site.errors import ServwatchError
 from streams.charts import Source
 from streams.selectors_console import newest_of_device
 from tokens.selectors import device_token_reveal
 
 COMMANDS_SHOWN = 20
+ALERTS_SHOWN = 10
 SESSIONS_SHOWN = 5
 ARRIVED_WITHIN = timedelta(minutes=30)
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -74,9 +78,13 @@ def _now(found: Device) -> dict[str, Any]:
     values = latest_of_device(found.pk)
     channel = live_channel(found)
     labels = stream_meta(channel) if channel else {}
+    now = timezone.now()
+    of_device = AlertFilter(state=OPEN, device_id=found.device_id)
+    alerts = alert_query(found.account, of_device, sort="severity", now=now)
     return {
+        "alerts": alert_lines(alert_rows(alerts[:ALERTS_SHOWN]), now=now),
         "device": found,
-        "status": device_now(found, now=timezone.now()),
+        "status": device_now(found, now=now),
         "values": values,
         "labels": labels,
         "tiles": tile_groups(values, labels),
@@ -85,7 +93,7 @@ def _now(found: Device) -> dict[str, Any]:
         "records": newest_of_device(found.pk, count=10),
         "sessions": _sessions(found),
         "state": sorted((found.state or {}).items()),
-        "now": timezone.now(),
+        "now": now,
     }
 
 
@@ -119,7 +127,7 @@ def _is_number(value: Any) -> bool:
 @account_page
 def device_chart(request: HttpRequest, device_id: str) -> JsonResponse:
     found = device_get_for_account(account_of(request), device_id)
-    return chart_json(request, Source.device(found.pk))
+    return chart_json(request, Source.device(found.pk), channel=live_channel(found))
 
 
 @require_http_methods(["GET", "POST"])

@@ -27,6 +27,7 @@ from devices.selectors import (
     unknown_devices,
 )
 from devices.services import device_refuse, device_update
+from events.selectors_pages import alerts_open_by_device
 from streams.charts import sparklines
 
 PAGE_ROWS = 50
@@ -56,8 +57,12 @@ def fleet(request: HttpRequest) -> HttpResponse:
     sort = sort if sort in SORTS else "id"
     page = Paginator(_query(request, search, status, sort), PAGE_ROWS).get_page(request.GET.get("page"))
     rows = device_rows_now(list(page.object_list), now=now)
-    latest = latest_of_devices([row.device.pk for row in rows])
-    fleet_rows = [(row, [gauge_of(gauge, latest[row.device.pk]) for gauge in GAUGES]) for row in rows]
+    keys = [row.device.pk for row in rows]
+    latest, alerts = latest_of_devices(keys), alerts_open_by_device(keys)
+    fleet_rows = [
+        (row, [gauge_of(gauge, latest[row.device.pk]) for gauge in GAUGES], alerts.get(row.device.pk))
+        for row in rows
+    ]
     context = {
         "rows": fleet_rows,
         "page": page,

@@ -26,6 +26,11 @@ class EventTestCase(ApiTestCase):
         (found,) = answer.json()
         return dict(found)
 
+    def notifier(self) -> int:
+        """The id of a new notifier."""
+        made = {"kind": "email", "settings": {"to": "ops@example.org"}}
+        return int(self.call("POST", "/v2/notifier", made).json()["notifier_id"])
+
     def read(self, event_id: int) -> dict[str, Any]:
         (found,) = self.get(f"/v2/event/{event_id}")
         return dict(found)
@@ -43,10 +48,12 @@ class CreateTest(EventTestCase):
             "for_s": 0,
             "clear_threshold": None,
             "absent_s": None,
+            "ahead_s": None,
             "severity": "warning",
             "device_id": None,
             "tag": None,
             "repeat_s": None,
+            "notifiers": [],
         }
         assert self.read(event_id) == expected | WHOLE
 
@@ -59,10 +66,12 @@ class CreateTest(EventTestCase):
             "for_s": 300,
             "clear_threshold": "20.5",
             "absent_s": 600,
+            "ahead_s": 86400,
             "severity": "critical",
             "device_id": "web-1",
             "tag": "ラック",
             "repeat_s": 3600,
+            "notifiers": [self.notifier(), self.notifier()],
         }
         assert self.read(self.post(WHOLE | given)) == {**WHOLE, **given, "event_id": Rule.objects.get().pk}
 
@@ -90,8 +99,13 @@ class CreateTest(EventTestCase):
             ({"threshold": "x" * 257}, {"threshold"}),
             ({"for_s": -1}, {"for_s"}),
             ({"for_s": 1.5}, {"for_s"}),
-            ({"absent_s": 0}, {"absent_s"}),
+            ({"ahead_s": 599}, {"ahead_s"}),
+            ({"ahead_s": 86400, "operator": "="}, {"ahead_s"}),
+            ({"ahead_s": 86400, "threshold": "full"}, {"ahead_s"}),
+            ({"absent_s": -1}, {"absent_s"}),
             ({"repeat_s": 5}, {"repeat_s"}),
+            ({"notifiers": 5}, {"notifiers"}),
+            ({"notifiers": ["x"]}, {"notifiers.0"}),
             ({"severity": "bad"}, {"severity"}),
             ({"notify_type": "fax"}, {"notify_type"}),
             ({"notify_type": "http"}, {"post_url"}),
@@ -113,6 +127,13 @@ class CreateTest(EventTestCase):
             self.assert_error(
                 self.call("POST", "/v2/event", WHOLE | body), 400, "INVALID_VALUE", fields=fields
             )
+        assert not Rule.objects.exists()
+
+    def test_notifiers_that_are_named_must_exist(self) -> None:
+        mine = self.notifier()
+        for keys, token in (([mine, 999999], self.api_token), ([mine], self.strange_token)):
+            answer = self.call("POST", "/v2/event", {"notifiers": keys}, token=token)
+            self.assert_error(answer, 404, "NOT_FOUND")
         assert not Rule.objects.exists()
 
     def test_what_it_names_must_exist(self) -> None:
@@ -224,8 +245,10 @@ class InForceTest(EventTestCase):
         first = self.post(WHOLE)
         second = self.post(WHOLE | {"mapped_ch": 7})
         self.post(WHOLE | {"enabled": False})
-        self.post({"mapped_ch": 0, "absent_s": 60})
-        assert self.in_force() == [first, second]
+        silence = self.post({"mapped_ch": 0, "absent_s": 0})
+        self.post({"mapped_ch": 0})
+        assert self.in_force() == [first, second, silence]
         channel_delete(self.backups, now=NOW)
         self.call("DELETE", f"/v2/event/{first}")
+        self.call("DELETE", f"/v2/event/{silence}")
         assert self.in_force() == []

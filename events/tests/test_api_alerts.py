@@ -50,6 +50,7 @@ class ReadTest(AlertTestCase):
             "device_id": "web-1",
             "tag": "rack",
             "key": "cpu",
+            "cause": "value",
             "operator": ">",
             "threshold": "90",
             "severity": "warning",

@@ -115,8 +115,9 @@ def test_a_structure_with_an_array_is_not_taken_for_one_without() -> None:
 def test_bare_numbers_and_texts_are_watched_as_value() -> None:
     rules = book(Given("value", ">=", "95"), Given("value", "=", "down"))
     assert found(rules, 95) == {(1, "value")}
-    assert found(rules, "down") == {(1, "value"), (2, "value")}  # a text and a number compare as texts
+    assert found(rules, "down") == {(2, "value")}  # a text is neither above nor below a number
     assert found(rules, 5, "5", "94.9") == set()
+    assert found(rules, "95") == {(1, "value")}
     assert found(rules, {"value": 95}) == {(1, "value")}
 
 

@@ -21,7 +21,15 @@ from servwatch_site.openapi import document
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 # What exists when an operation is tried, so that half of the valid requests meet something.
-EXISTING = {"device_id": "web-1", "channel_id": 0, "event_id": 1, "alert_id": 1}
+EXISTING = {
+    "device_id": "web-1",
+    "channel_id": 0,
+    "event_id": 1,
+    "alert_id": 1,
+    "notifier_id": 1,
+    "delivery_id": 1,
+    "maintenance_id": 1,
+}
 
 
 @dataclass

@@ -7,6 +7,8 @@ from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from devices.selectors import DeviceFilter, device_count, devices_of_all
+from events.models import Delivery, Notifier
+from events.notifiers_store import notifier_create
 from servwatch_site.tests.street import StreetTestCase
 from streams.lag import BATCH_SECONDS, BATCH_SIZES
 from streams.models import BrokerLoad, ListenerSlot
@@ -81,6 +83,20 @@ class MetricsTest(StreetTestCase):
         assert found["servwatch_batch_seconds_sum", "0"] == 0.25
         assert found["servwatch_database_bytes", ""] > 0
         assert found["servwatch_record_days", ""] >= 0
+
+    def test_it_tells_what_waits_to_be_delivered(self) -> None:
+        made = timezone.now() - timedelta(minutes=5)
+        address = {"url": "https://x.example.org/secret-4711"}
+        hook = notifier_create(self.owner, kind="webhook", settings=address)
+        for status in ("pending", "expired", "delivered"):
+            Delivery.objects.create(
+                account=self.owner, notifier=hook, status=status, created_at=made, expires_at=made
+            )
+        Notifier.objects.update(failures=3)
+        found = self.samples()
+        assert found["servwatch_deliveries_pending", ""] == found["servwatch_deliveries_failed", ""] == 1
+        assert found["servwatch_deliveries_oldest_seconds", ""] >= 300
+        assert found["servwatch_receivers_failing", ""] == 1
 
     def test_it_names_no_account_and_no_secret(self) -> None:
         self.send("json/web-1", "1")

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -16,7 +17,7 @@ from channels.services import channel_create
 from devices.broker import broker_accounts
 from devices.models import Device
 from devices.services import device_create
-from events.models import Alert, Rule
+from events.models import Alert, Delivery, Maintenance, Notifier, Rule
 from events.tests.alerts import alert_add
 from servwatch_site import urls_v2
 from servwatch_site.docs import groups
@@ -27,6 +28,7 @@ from servwatch_site.tests.broker import RunningBroker
 from servwatch_site.tests.browser import WebProcess
 from servwatch_site.tests.contract import contract_report
 from servwatch_site.tests.street import CommittedTestCase
+from tokens.crypto import encrypt
 from tokens.selectors import device_token_reveal
 from tokens.services import api_token_issue
 
@@ -99,7 +101,13 @@ class GeneratedTest(CommittedTestCase):
     def test_every_answer_is_as_documented_and_never_a_500(self) -> None:
         with connection.cursor() as cursor:  # no request may name the token that the others need
             cursor.execute("SELECT setval(pg_get_serial_sequence('tokens_apitoken', 'id'), 1000000000000000)")
-            for table in ("events_rule", "events_alert"):  # the first keys are those of `prepare`
+            for table in (
+                "events_rule",
+                "events_alert",
+                "events_notifier",
+                "events_delivery",
+                "events_maintenance",
+            ):  # the first keys are those of `prepare`
                 cursor.execute("SELECT setval(pg_get_serial_sequence(%s, 'id'), 1000)", [table])
         token = api_token_issue(self.owner, name="contract", scopes=["admin"])[1]
         broker = self.enterContext(RunningBroker(broker_accounts))
@@ -129,6 +137,20 @@ class GeneratedTest(CommittedTestCase):
         rule, _ = Rule.objects.update_or_create(pk=1, defaults={"account": self.owner, "deleted_at": None})
         if not Alert.objects.filter(pk=1).exists():
             alert_add(self.owner, self.servers, self.web1, rule=rule, pk=1)
+        if not Notifier.objects.filter(pk=1, deleted_at=None).exists():
+            Notifier.objects.filter(pk=1).delete()
+            self.notifier_add()
+        if not Maintenance.objects.filter(pk=1).exists():
+            now = timezone.now()
+            Maintenance.objects.create(
+                pk=1, account=self.owner, starts_at=now, ends_at=now + timedelta(hours=1)
+            )
+
+    def notifier_add(self) -> None:
+        """The notifier 1, and the delivery 1 to it."""
+        fields = {"kind": "webhook", "ciphertext": encrypt(json.dumps({"url": "https://x.example.org/"}))}
+        hook = Notifier.objects.create(pk=1, account=self.owner, **fields)
+        Delivery.objects.create(pk=1, account=self.owner, notifier=hook, expires_at=timezone.now())
 
 
 def _matches(route: URLPattern | URLResolver, path: str) -> bool:

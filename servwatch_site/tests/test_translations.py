@@ -54,7 +54,8 @@ def test_every_translation_has_the_placeholders_of_its_text() -> None:
 def test_every_text_of_the_templates_is_translated() -> None:
     found = {
         text
-        for path in (ROOT / "templates").rglob("*.html")
+        for ending in ("html", "txt")
+        for path in (ROOT / "templates").rglob(f"*.{ending}")
         for text in _texts_of_template(path.read_text(encoding="utf-8"))
     }
     assert found, "no template has a text any more: this test guards nothing"

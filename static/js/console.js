@@ -11,7 +11,8 @@
   if ("watchAccount" in body.dataset) wanted.push("account");
   const watching = wanted.length > 0;
   const fragments = body.dataset.refresh ? [...document.querySelectorAll(body.dataset.refresh)] : [];
-  let socket = null, tries = 0, poll = null, missed = false, busy = false, again = false, lastAt = 0, waiting = null;
+  const told = new Map(); // fragment -> what it shows
+  let socket = null, tries = 0, poll = null, missed = false, busy = false, again = false, lastAt = 0, waiting = null, countedAt = 0;
 
   function show(state) {
     if (!light || !watching) return;
@@ -45,11 +46,18 @@
 
   function replace(fragment, html) {
     if (fragment.querySelector("input:checked")) return; // somebody is choosing: do not take it from under them
+    if (told.get(fragment) === html) return; // nothing new: readers of the screen need not hear it again
+    told.set(fragment, html);
     const open = [...fragment.querySelectorAll("details")].map(function (one) { return one.open; });
-    const focused = fragment.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+    const openById = new Set([...fragment.querySelectorAll("details[id][open]")].map(function (one) { return one.id; }));
+    const active = fragment.contains(document.activeElement) ? document.activeElement : null;
+    const focusedId = active ? active.id || (active.tagName === "SUMMARY" && active.parentElement.id) : null;
+    const focused = active && !focusedId ? active.getAttribute("href") : null;
     const parsed = new DOMParser().parseFromString(html, "text/html");
     fragment.replaceChildren(...parsed.body.childNodes);
-    fragment.querySelectorAll("details").forEach(function (one, place) { if (open[place]) one.open = true; });
+    fragment.querySelectorAll("details").forEach(function (one, place) { if (one.id ? openById.has(one.id) : open[place]) one.open = true; });
+    const again_ = focusedId ? document.getElementById(focusedId) : null;
+    if (again_) (again_.tagName === "DETAILS" ? again_.querySelector("summary") : again_).focus({ preventScroll: true });
     if (focused) {
       const back = [...fragment.querySelectorAll("a")].find(function (a) { return a.getAttribute("href") === focused; });
       if (back) back.focus({ preventScroll: true });
@@ -89,18 +97,24 @@
     });
   }
 
-  // --- how far the listeners are, in the footer ---
-  const state = document.getElementById("state");
-  if (state) {
-    setInterval(async function () {
-      if (document.hidden) return;
-      try {
-        const answer = await fetch(state.dataset.address, { headers: { "X-Requested-With": "fetch" }, redirect: "error" });
-        const html = answer.ok ? await answer.text() : "";
-        if (html && html.trim() !== state.innerHTML.trim()) state.innerHTML = html;
-      } catch (error) { /* the next look tells */ }
-    }, 5000);
+  // --- pages that nobody wakes, such as the delivery log: look again every so often ---
+  if (body.dataset.every && fragments.length) setInterval(function () { if (!document.hidden) refresh(); }, Number(body.dataset.every));
+
+  // --- what every page shows: how far the listeners are, and how many alerts are open ---
+  async function look(element) {
+    try {
+      const answer = await fetch(element.dataset.address, { headers: { "X-Requested-With": "fetch" }, redirect: "error" });
+      if (!answer.ok) return;
+      const html = await answer.text();
+      if (html.trim() !== element.innerHTML.trim()) element.innerHTML = html;
+    } catch (error) { /* the next look tells */ }
   }
+  const everywhere = ["state", "open-alerts"].map(function (id) { return document.getElementById(id); }).filter(Boolean);
+  setInterval(function () { if (!document.hidden) everywhere.forEach(look); }, 5000);
+  document.addEventListener("servwatch:replaced", function () {
+    const count = document.getElementById("open-alerts");
+    if (count && Date.now() - countedAt > 2000) { countedAt = Date.now(); look(count); }
+  });
 
   // --- copy ---
   document.querySelectorAll(".copy").forEach(function (box) {

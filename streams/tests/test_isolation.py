@@ -12,7 +12,9 @@ from channels.models import Channel, Latest
 from devices.command_sender import sender
 from devices.models import Command, Device
 from devices.services import device_update
-from events.models import Alert, Comment, Rule
+from events.models import Alert, Comment, Delivery, Maintenance, Notifier, Rule, SigningSecret
+from events.notifiers_store import notifier_create, notifier_test
+from events.signing import signing_secret_now
 from events.tests.alerts import alert_add
 from servwatch_site import urls_v2
 from servwatch_site.docs import docs_page, openapi_json
@@ -63,6 +65,15 @@ class IsolationTest(ListeningTestCase):
             expires_at=timezone.now() + timedelta(hours=1),
         )
         self.alert = alert_add(self.owner, self.servers, self.web1, key=SECRET, value=SECRET)
+        self.notifier = notifier_create(
+            self.owner, kind="webhook", name=SECRET, settings={"url": f"https://x.example.org/{SECRET}"}
+        )
+        self.delivery = notifier_test(self.notifier, now=timezone.now())
+        signing_secret_now(self.owner, now=timezone.now())
+        now = timezone.now()
+        self.window = Maintenance.objects.create(
+            account=self.owner, name=SECRET, starts_at=now, ends_at=now + timedelta(hours=1)
+        )
         self.token = ApiToken.objects.get(account=self.owner, name="test")
 
     def paths(self) -> list[str]:
@@ -74,6 +85,9 @@ class IsolationTest(ListeningTestCase):
             "command_id": str(self.command.pk),
             "event_id": str(self.alert.rule_id),
             "alert_id": str(self.alert.pk),
+            "notifier_id": str(self.notifier.pk),
+            "delivery_id": str(self.delivery.pk),
+            "maintenance_id": str(self.window.pk),
         }
         found = []
         for route in urls_v2.urlpatterns:
@@ -96,6 +110,10 @@ class IsolationTest(ListeningTestCase):
             list(Rule.objects.filter(account=self.owner).values()),
             list(Alert.objects.filter(account=self.owner).values()),
             list(Comment.objects.filter(alert__account=self.owner).values()),
+            list(Notifier.objects.filter(account=self.owner).values()),
+            list(Delivery.objects.filter(account=self.owner).values()),
+            list(SigningSecret.objects.filter(account=self.owner).values()),
+            list(Maintenance.objects.filter(account=self.owner).values()),
             list(Latest.objects.filter(channel_key=self.servers.pk).values()),
             [row for row in records() if row[1] == self.servers.pk],
         ]
@@ -119,7 +137,7 @@ class IsolationTest(ListeningTestCase):
             {"acknowledged": True, "snooze_s": 60, "comment": "x"},
         )
         for path in self.paths():
-            exists_for_owner = self.call("GET", path, X_ENDTIME="last").status_code == 200
+            exists_for_owner = self.call("GET", path, X_ENDTIME="last").status_code in (200, 405)
             assert exists_for_owner, path
             for method in METHODS:
                 for body in bodies if method in ("POST", "PUT") else ({},):
@@ -143,6 +161,9 @@ class IsolationTest(ListeningTestCase):
             ("/v2/stream/7", "NO_CHANNEL"),
             (f"/v2/event/{self.alert.rule_id}", "NO_EVENT"),
             (f"/v2/alert/{self.alert.pk}", "NOT_FOUND"),
+            (f"/v2/notifier/{self.notifier.pk}", "NOT_FOUND"),
+            (f"/v2/delivery/{self.delivery.pk}", "NOT_FOUND"),
+            (f"/v2/maintenance/{self.window.pk}", "NOT_FOUND"),
         ):
             mine = self.call("GET", path, token=self.strange_token, X_ENDTIME="last")
             none = self.call("GET", path[:-1] + "99", token=self.strange_token, X_ENDTIME="last")

@@ -1,8 +1,17 @@
 import json
+from contextlib import closing
+from itertools import takewhile
 
+import psycopg
 import pytest
+from django.db import connection
 
-from streams.live import PAYLOAD_MAX_BYTES, Watched, _touched, live_payload
+from events.models import Notification
+from events.tests.alerts import alert_add
+from servwatch_site.tests.cast import NOW
+from servwatch_site.tests.street import CommittedTestCase
+from streams.database import connection_parameters
+from streams.live import LIVE_NOTIFY, PAYLOAD_MAX_BYTES, Watched, _touched, alerts_tell, live_payload
 
 
 def test_it_names_what_changed_once_each_and_in_order() -> None:
@@ -49,3 +58,23 @@ class TestWatched:
 def test_it_outlives_a_message_that_is_not_ours(payload: str, caplog: pytest.LogCaptureFixture) -> None:
     assert _touched(payload) == []
     assert "could not be read" in caplog.text
+
+
+class AlertsTellTest(CommittedTestCase):
+    def told(self) -> list[str]:
+        """What a listening process hears when the step runs."""
+        with psycopg.connect(**connection_parameters(), autocommit=True) as listener:
+            listener.execute(f"LISTEN {LIVE_NOTIFY}")
+            assert alerts_tell(now=NOW) == 0
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_notify(%s, 'end')", [LIVE_NOTIFY])
+            with closing(listener.notifies(timeout=30)) as heard:  # an open one keeps the connection locked
+                return list(takewhile(lambda payload: payload != "end", (notify.payload for notify in heard)))
+
+    def test_it_wakes_the_accounts_whose_alerts_are_not_settled_yet(self) -> None:
+        assert self.told() == []
+        for _ in range(2):
+            Notification.objects.create(alert=alert_add(self.owner, self.servers, self.web1), kind="firing")
+        assert self.told() == [f'{{"a":[{self.owner.pk}]}}']
+        Notification.objects.update(settled_at=NOW)
+        assert self.told() == []

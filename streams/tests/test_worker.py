@@ -44,7 +44,7 @@ def database_away() -> Iterator[None]:
         try:
             server.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-                " WHERE datname = %s AND application_name = 'servwatch-worker'",
+                " WHERE datname = %s AND application_name IN ('servwatch-worker', 'servwatch-outbox')",
                 [name],
             )
             yield

@@ -1,4 +1,4 @@
-"""`manage.py worker`: runs the jobs, until told to stop."""
+"""`manage.py worker`: runs the jobs and sends notifications, until told to stop."""
 
 import asyncio
 import signal
@@ -10,7 +10,7 @@ from streams.worker import Worker
 
 
 class Command(BaseCommand):
-    help = "Run the background jobs: days ahead, retention, purges."
+    help = "Run the background jobs, such as days ahead, retention and purges, and send notifications."
 
     def handle(self, *args: Any, **options: Any) -> None:
         asyncio.run(self._work())

@@ -1,4 +1,4 @@
-"""Rules, their alerts, what is pending or firing at the moment, and the notifications that are to be sent."""
+"""Alerts: one row per firing, where each stands at the moment, and what people said of it."""
 
 from datetime import datetime
 
@@ -7,68 +7,24 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
 from channels.models import Channel
-from devices.models import Device
+from events.models.rules import Rule, Severity
 from tokens.models import Account
 
 
-class Severity(models.TextChoices):
-    INFO = "info", _("info")
-    WARNING = "warning", _("warning")
-    CRITICAL = "critical", _("critical")
+class Cause(models.TextChoices):
+    """What made a rule fire."""
 
-
-class Rule(models.Model):
-    """An event of the contract: a condition on one stream of one channel, with a notification.
-
-    `device` and `tag` narrow it; without them it holds for every device and tag of the channel. `clear_threshold`
-    None: recovers at the threshold itself. A rule that is deleted stays, since its alerts outlive it.
-    """
-
-    class Operator(models.TextChoices):
-        LESS = "<", "<"
-        MORE = ">", ">"
-        AT_MOST = "<=", "<="
-        AT_LEAST = ">=", ">="
-        EQUAL = "=", "="
-        OTHER = "!=", "!="
-
-    class NotifyType(models.TextChoices):
-        EMAIL = "email", _("e-mail")
-        HTTP = "http", _("webhook")
-
-    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="rules")
-    channel = models.ForeignKey(
-        Channel, on_delete=models.CASCADE, null=True, blank=True, related_name="rules"
-    )
-    device = models.ForeignKey(Device, on_delete=models.CASCADE, null=True, blank=True, related_name="rules")
-    tag = models.CharField(max_length=64, blank=True)
-    description = models.CharField(max_length=256, blank=True)
-    notify_type = models.CharField(max_length=5, choices=NotifyType, default=NotifyType.EMAIL)
-    post_url = models.CharField(max_length=2000, blank=True)
-    enabled = models.BooleanField(default=False)
-    source = models.CharField(max_length=1000, blank=True)
-    operator = models.CharField(max_length=2, choices=Operator, blank=True)
-    threshold = models.CharField(max_length=256, blank=True)
-    for_s = models.PositiveIntegerField(default=0)
-    clear_threshold = models.CharField(max_length=256, null=True, blank=True)  # noqa: DJ001 - "" is a threshold
-    absent_s = models.PositiveIntegerField(null=True, blank=True)
-    severity = models.CharField(max_length=8, choices=Severity, default=Severity.WARNING)
-    repeat_s = models.PositiveIntegerField(null=True, blank=True)
-    created_at = models.DateTimeField(auto_now_add=True)
-    deleted_at = models.DateTimeField(null=True, blank=True)
-    # The configuration version of the last change that gave the condition another meaning.
-    condition_version = models.BigIntegerField(default=0)
-    config_version = models.BigIntegerField(default=0, db_index=True)
-
-    def __str__(self) -> str:
-        return f"{self.source} {self.operator} {self.threshold}"
+    VALUE = "value", _("a value")
+    SILENCE = "silence", _("no data")
+    TREND = "trend", _("a trend")
 
 
 class Alert(models.Model):
     """One firing of a rule: for one device, tag and key path, from when it fired until it was resolved.
 
-    Times are of measurement, but `opened_at`. `resolution` says why it ended; severity and condition are those it
-    fired with. `device_key` of records without a device is the channel's own, negative.
+    Times are of measurement, but `opened_at` and `notified_at`, when somebody was told last. `resolution` says why it
+    ended; severity and condition are those it fired with. `device_key` of records without a device is the channel's
+    own, negative. Of a silent device `key` is "", of a silent stream its path; `value` is then null.
     """
 
     class Resolution(models.TextChoices):
@@ -81,6 +37,7 @@ class Alert(models.Model):
         DEVICE_DELETED = "device_deleted", _("the device was deleted")
         DEVICE_DISABLED = "device_disabled", _("the device was disabled")
         DEVICE_MOVED = "device_moved", _("the device was mapped to another channel")
+        VANISHED = "vanished", _("the value is no longer reported")
 
     class State(models.TextChoices):
         FIRING = "firing", _("firing")
@@ -94,6 +51,7 @@ class Alert(models.Model):
     device_key = models.BigIntegerField(db_index=True)
     tag = models.CharField(max_length=64, blank=True)
     key = models.TextField()
+    cause = models.CharField(max_length=7, choices=Cause, default=Cause.VALUE, db_default=Cause.VALUE)
     severity = models.CharField(max_length=8, choices=Severity)
     operator = models.CharField(max_length=2)
     threshold = models.CharField(max_length=256)
@@ -103,6 +61,7 @@ class Alert(models.Model):
     last_at = models.DateTimeField()
     last_value = models.JSONField()
     opened_at = models.DateTimeField(db_default=Now())
+    notified_at = models.DateTimeField(null=True, blank=True)
     resolved_at = models.DateTimeField(null=True, blank=True)
     resolution = models.CharField(max_length=16, choices=Resolution, blank=True, db_default="")
     acknowledged_at = models.DateTimeField(null=True, blank=True)
@@ -119,6 +78,7 @@ class Alert(models.Model):
                 condition=models.Q(resolved_at=None),
                 name="events_alert_open",
             ),
+            models.Index(fields=["rule", "device_key", "-id"], name="events_alert_instance"),
         ]
 
     def __str__(self) -> str:
@@ -134,11 +94,11 @@ class Alert(models.Model):
 
 
 class AlertState(models.Model):
-    """Where one rule stands with one device, tag and key path; what is quiet has no row.
+    """Where one rule stands with one device, tag, key path and cause; what is quiet has no row.
 
-    Read and written in the batch that stores the values (events/evaluation.py). `since`: from when the condition has
-    held. `config_version`: of the configuration it was judged by. `key_digest` stands for the key, which is too long
-    for an index.
+    Read and written in the batch that stores the values (events/evaluation.py); silence and trends begin in the
+    worker. `since`: from when the condition has held. `config_version`: of the configuration it was judged by.
+    `key_digest` stands for the key, which is too long for an index. Of silence `last_at` is when it was heard last.
     """
 
     class Phase(models.TextChoices):
@@ -150,6 +110,7 @@ class AlertState(models.Model):
     tag = models.CharField(max_length=64, blank=True)
     key = models.TextField()
     key_digest = models.BigIntegerField()
+    cause = models.CharField(max_length=7, choices=Cause, default=Cause.VALUE, db_default=Cause.VALUE)
     phase = models.CharField(max_length=7, choices=Phase)
     since = models.DateTimeField()
     last_at = models.DateTimeField()
@@ -161,7 +122,7 @@ class AlertState(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["rule", "device_key", "tag", "key_digest"], name="events_state_unique"
+                fields=["rule", "device_key", "tag", "key_digest", "cause"], name="events_state_unique"
             )
         ]
 
@@ -179,24 +140,3 @@ class Comment(models.Model):
 
     def __str__(self) -> str:
         return f"{self.by}: {self.text[:40]}"
-
-
-class Notification(models.Model):
-    """That somebody is to be told of an alert; written with the alert itself, sent later, in this order."""
-
-    class Kind(models.TextChoices):
-        FIRING = "firing", _("firing")
-        RESOLVED = "resolved", _("resolved")
-
-    alert = models.ForeignKey(Alert, on_delete=models.CASCADE, related_name="notifications")
-    kind = models.CharField(max_length=8, choices=Kind)
-    created_at = models.DateTimeField(db_default=Now())
-    sent_at = models.DateTimeField(null=True, blank=True)
-
-    class Meta:
-        indexes = [
-            models.Index(fields=["id"], condition=models.Q(sent_at=None), name="events_notification_unsent")
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.kind} of {self.alert_id}"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
@@ -52,6 +53,12 @@ def chart_groups(keys: Sequence[str], meta: Mapping[str, Stream]) -> list[ChartG
         for (title, unit), lines in groups.items()
         for first in range(0, len(lines), MOST_LINES)
     ]
+
+
+def first_query(groups: Sequence[ChartGroup], span: Range) -> str:
+    """What static/js/charts.js asks first, as the query of an address; empty for a page without charts."""
+    keys = [("key", line.key) for group in groups for line in group.lines]
+    return f"{urlencode(keys)}&{span.query}" if keys else ""
 
 
 def range_of(request: HttpRequest) -> Range:

@@ -1,5 +1,6 @@
 """Every page: works, rejects bad input, is a 404 for strangers, and asks no more of the database when lists grow."""
 
+import html
 import json
 import re
 from collections.abc import Mapping
@@ -236,6 +237,15 @@ class DevicePageTest(ConsoleTestCase):
         html = self.text("/devices/web-1/")
         assert [number for number in range(1, 7) if f"from 192.0.2.{number}" in html] == [1, 2, 3]
         assert "192.0.2.4" in self.text("/devices/new-1/?fragment=now")
+
+    def test_its_charts_are_asked_for_before_the_page_is_read_to_its_end(self) -> None:
+        self.street.process([self.incoming("json/web-1", '{"cpu":{"idle":93.1},"load&1":0.4}')])
+        for page in ("/devices/web-1/?range=6h", "/channels/0/?range=6h"):
+            head = self.text(page).partition("</head>")[0]
+            (address,) = re.findall(r'first-chart[^"]*\.js" data-url="([^"]+)" async', head)
+            asked = json.loads(self.text(html.unescape(address)))
+            assert {"cpu:idle", "load&1"} <= asked["series"].keys()
+            assert asked["end"] - asked["start"] == 6 * 3600
 
     def test_nonsense_in_a_charts_address_is_no_error(self) -> None:
         for query in ("key=%00", "key=", "key=a&range=zzz", "key=a&from=x", "key=%22%5B*%5D"):

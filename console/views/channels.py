@@ -22,7 +22,7 @@ from channels.selectors import (
 )
 from channels.services import channel_create, channel_delete, channel_update, tag_delete
 from console.access import account_of, account_page, say_error
-from console.charting import chart_groups, chart_json, range_of
+from console.charting import chart_groups, chart_json, first_query, range_of
 from console.forms import ChannelEditForm, ChannelForm, TagForm
 from devices.selectors import DeviceFilter, device_count, device_list
 from servwatch_site.errors import ServwatchError
@@ -55,9 +55,11 @@ def channel(request: HttpRequest, number: int) -> HttpResponse:
     now = timezone.now()
     tags = tag_updates(found)
     numbers = [stream.key for stream in streams if stream.type in ("number", "boolean", "mixed")]
+    span, groups = range_of(request), chart_groups(numbers, stream_meta(found))
     context |= {
-        "range": range_of(request),
-        "groups": chart_groups(numbers, stream_meta(found)),
+        "range": span,
+        "groups": groups,
+        "first_query": first_query(groups, span),
         "devices": device_list(account_of(request), narrow=narrow, now=now, limit=DEVICES_SHOWN),
         "device_count": device_count(account_of(request), narrow=narrow, now=now),
         "tag_form": TagForm(tags=tags) if tags else None,

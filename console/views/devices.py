@@ -18,7 +18,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from channels.selectors import latest_of_device, stream_meta
 from console.access import account_of, account_page, say_error
 from console.alert_lines import alert_lines
-from console.charting import chart_groups, chart_json, range_of
+from console.charting import chart_groups, chart_json, first_query, range_of
 from console.forms import CommandForm, DeviceForm, NewDeviceForm
 from console.payloads import payload_text
 from console.tiles import tile_groups
@@ -65,9 +65,12 @@ def device_page(request: HttpRequest, found: Device, *, command_form: CommandFor
     """The whole page, with the form for commands as it is: empty, or with what does not fit."""
     context = _now(found)
     labels = context["labels"]
+    span = range_of(request)
+    groups = chart_groups([value.key for value in context["values"] if _is_number(value.value)], labels)
     context |= _commands(found) | {
-        "range": range_of(request),
-        "groups": chart_groups([value.key for value in context["values"] if _is_number(value.value)], labels),
+        "range": span,
+        "groups": groups,
+        "first_query": first_query(groups, span),
         "command_form": command_form,
     }
     return render(request, "console/devices/device.html", context)

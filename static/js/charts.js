@@ -72,7 +72,9 @@
       busy = true;
       lastAt = Date.now();
       try {
-        const answer = await fetch(address(), { redirect: "error" });
+        const first = window.firstChart; // static/js/first-chart.js
+        window.firstChart = null;
+        const answer = await (first || fetch(address(), { redirect: "error" }));
         if (!answer.ok) throw new Error(String(answer.status));
         draw(await answer.json());
       } catch (error) {

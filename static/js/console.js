@@ -71,7 +71,8 @@
     socket.onmessage = function (event) {
       const told = JSON.parse(event.data);
       if (told.subscribed) {
-        if (tries) changed(); else refresh(); // what changed between drawing the page and watching it
+        // What changed between drawing the page and watching it; on a page that has just come its charts go first.
+        if (tries) changed(); else setTimeout(refresh, 1000);
         tries = 0;
         clearInterval(poll); poll = null;
         show(document.hidden ? "paused" : "live");

@@ -14,6 +14,7 @@ from procrastinate.psycopg_connector import PsycopgConnector
 
 from events.outbox import STEPS, Outbox, Step
 from streams import upkeep
+from streams.ingest_progress import silence_step
 from streams.live import alerts_tell
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ class Worker:
 
     async def run(self) -> None:
         # It survives a lost database by itself.
-        outbox = asyncio.create_task(Outbox(steps=[Step(alerts_tell), *STEPS]).run(self._stopping))
+        steps = [Step(silence_step, every_s=1.0), Step(alerts_tell), *STEPS]
+        outbox = asyncio.create_task(Outbox(steps=steps).run(self._stopping))
         try:
             await self._run_jobs()
         finally:

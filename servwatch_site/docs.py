@@ -27,6 +27,7 @@ SAMPLE_IDS = {
     "command_id": "12",
     "event_id": "3",
     "alert_id": "41",
+    "maintenance_id": "2",
 }
 
 

@@ -29,6 +29,7 @@ SAMPLE_IDS = {
     "alert_id": "41",
     "notifier_id": "5",
     "delivery_id": "90",
+    "maintenance_id": "2",
 }
 
 

@@ -27,8 +27,12 @@ _NO_RECONNECT = -2  # below the number of failures in any case, and not gmqtt's 
 _quiet = logging.getLogger("streams.connectors.gmqtt")
 for _name in ("streams.connectors.gmqtt", "gmqtt"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # what matters of it is said in our words
-# A broker that has gone without a word is missed after some 20 seconds; gmqtt's own pings take more than a minute.
-_PROBES = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 2), ("TCP_USER_TIMEOUT", 20_000))
+# A broker that has gone without a word is missed after some 20 seconds: gmqtt looks every half of this time, asks after
+# eight tenths of it without a word, and gives up after twice as long.
+KEEPALIVE_S = 10
+# The system's own probes, for a connection on which nothing is under way. What was sent and not taken may take long: in a
+# flood of publishers the broker reads our acknowledgements so slowly that its window stays shut for half a minute.
+_PROBES = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 2), ("TCP_USER_TIMEOUT", 120_000))
 _CLOSE_S = 2.0
 _REFUSAL_S = 0.2
 _BRAKED_S = 5.0  # how often gmqtt is told that nothing is missed while the brake is on
@@ -157,7 +161,7 @@ class ListenerClient:
     async def connect(self, host: str, port: int, *, tls: bool, timeout_s: float) -> None:
         """Raises OSError (a time-out too), or gmqtt's MQTTConnectError when the broker refuses."""
         connecting = asyncio.ensure_future(
-            self._client.connect(host, port, ssl=tls, keepalive=30, version=self._version)
+            self._client.connect(host, port, ssl=tls, keepalive=KEEPALIVE_S, version=self._version)
         )
         losing = asyncio.ensure_future(self.lost.wait())
         try:

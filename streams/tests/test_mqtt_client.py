@@ -9,6 +9,7 @@ from gmqtt.mqtt.handler import MQTTConnectError
 
 from devices.broker import BrokerLogin
 from servwatch_site.tests.broker import MqttClient, RunningBroker
+from streams.connectors import mqtt_client
 from streams.connectors.mqtt_client import ListenerClient, Packet
 
 LOGIN = BrokerLogin("listener", "right", ("read #",))
@@ -79,7 +80,31 @@ def test_a_refusal_is_told_as_one() -> None:
         asyncio.run(connect(broker.port))
 
 
-def test_a_broker_that_vanishes_is_missed_within_seconds() -> None:
+def test_a_broker_that_says_nothing_more_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt_client, "KEEPALIVE_S", 1)
+
+    async def fall_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1024)
+        writer.write(b"\x20\x02\x00\x00")  # CONNACK
+        while await reader.read(1024):
+            pass
+        writer.close()
+
+    async def connect() -> None:
+        server = await asyncio.start_server(fall_silent, "127.0.0.1", 0)
+        async with server:
+            connected = client("right")
+            await connected.connect("127.0.0.1", server.sockets[0].getsockname()[1], tls=False, timeout_s=20)
+            async with asyncio.timeout(30):
+                await connected.lost.wait()
+            await connected.close()
+
+    asyncio.run(connect())
+
+
+def test_a_broker_that_reads_late_is_not_given_up_for_it() -> None:
+    """In a flood its window may stay shut for half a minute."""
+
     async def connect(port: int) -> int:
         connected = client("right")
         await connected.connect("127.0.0.1", port, tls=False, timeout_s=20)
@@ -90,7 +115,7 @@ def test_a_broker_that_vanishes_is_missed_within_seconds() -> None:
         return timeout_ms
 
     with RunningBroker(lambda: [LOGIN]) as broker:
-        assert asyncio.run(connect(broker.port)) == 20_000
+        assert asyncio.run(connect(broker.port)) > 60_000
 
 
 def test_with_the_brake_on_the_broker_keeps_what_is_not_read() -> None:

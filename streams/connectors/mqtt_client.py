@@ -30,8 +30,8 @@ for _name in ("streams.connectors.gmqtt", "gmqtt"):
 # A broker that has gone without a word is missed after some 20 seconds: gmqtt looks every half of this time, asks after
 # eight tenths of it without a word, and gives up after twice as long.
 KEEPALIVE_S = 10
-# The system's own probes, for a connection on which nothing is under way. What was sent and not taken may take long: in a
-# flood of publishers the broker reads our acknowledgements so slowly that its window stays shut for half a minute.
+# The system's own probes, for a connection on which nothing is under way. What was sent and not taken may take long: in
+# a flood of publishers the broker reads our acknowledgements so slowly that its window stays shut for half a minute.
 _PROBES = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 2), ("TCP_USER_TIMEOUT", 120_000))
 _CLOSE_S = 2.0
 _REFUSAL_S = 0.2

@@ -35,8 +35,9 @@ def batches_of(*, token: str, size: int, first: int) -> "list[Batch]":
     class Catcher(Writer):
         def write(
             self, cursor: psycopg.Cursor[tuple[Any, ...]], batch: Batch, *, careful: bool = True
-        ) -> None:
+        ) -> bool:
             caught.append(batch)
+            return False
 
     writer = Catcher(name="bench-catcher")
     street = Street(writer)

@@ -122,8 +122,10 @@ class CommandSender:
     ) -> None:
         if reason.is_failure:
             logger.warning("The broker does not let the sender of commands in: %s.", reason)
-        elif client is self._client:
-            self._connected.set()
+            return
+        with self._lock:  # it may be there before _open() has noted whose connection it is
+            if client is self._client:
+                self._connected.set()
 
     def _on_disconnect(
         self, client: paho.Client, _data: Any, _flags: Any, _reason: Any, _properties: Any

@@ -19,6 +19,8 @@ from events.settling import settle_due
 
 logger = logging.getLogger(__name__)
 
+# As Django says it, and as psycopg does on cursors of its own.
+DATABASE_AWAY = (OperationalError, InterfaceError, psycopg.OperationalError, psycopg.InterfaceError)
 EVERY_S = 1.0
 GRACE_S = 5.0  # for what is on its way when the worker is told to stop
 RETRY_S = 1.0
@@ -92,7 +94,7 @@ class Outbox:
         """One step; one that fails keeps nobody from being told of what else there is."""
         try:
             found = await self._database.run(step.run, now=now)
-        except (OperationalError, InterfaceError):  # the database is away
+        except DATABASE_AWAY:
             raise
         except Exception:
             logger.exception("A step towards sending failed; it is done again in %s.", MOST_PAUSE)

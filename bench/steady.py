@@ -43,6 +43,7 @@ QUEUED = 100_000
 BEGIN = 0.9  # of what is committed out of a full queue, where the search begins
 STEP = 0.93  # from one rate that was too high to the next
 PROBE_EVERY_S = 0.05
+ROLLUP_PATIENCE_S = 150.0  # the job begins once a minute, and leaves the minute alone that is not over
 
 
 @dataclass
@@ -122,6 +123,18 @@ class Load:
         ).fetchone()
         return int(row[0]) if row else 0
 
+    def wait_for_rollups(self) -> None:
+        """Until what has been stored is rolled up; at most as long as that may take."""
+        began = time.monotonic()
+        while time.monotonic() - began < ROLLUP_PATIENCE_S:
+            row = self._database.execute(
+                "SELECT NOT EXISTS (SELECT FROM streams_record WHERE at >= (SELECT rolled_until FROM streams_rollupmark)"
+                " AND at < (SELECT max(at) FROM streams_record))"
+            ).fetchone()
+            if row and row[0]:
+                return
+            time.sleep(1)
+
     def close(self) -> None:
         self._database.close()
 
@@ -158,7 +171,11 @@ class Minute:
 
 
 def minute(load: Load, *, rate: float, seconds: float, parts: Mapping[str, list[psutil.Process]]) -> Minute:
-    """Publish at this rate for so long, then wait until everything is committed; prints what each process cost."""
+    """Publish at this rate for so long, then wait until everything is committed; prints what each process cost.
+
+    It begins when the roll-ups of what came before are made, whose cost is not its own.
+    """
+    load.wait_for_rollups()
     publisher, probes = load.publisher(), Probes(load.stack)
     begun = load.received()
     backlogs: list[int] = []

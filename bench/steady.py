@@ -128,8 +128,8 @@ class Load:
         began = time.monotonic()
         while time.monotonic() - began < ROLLUP_PATIENCE_S:
             row = self._database.execute(
-                "SELECT NOT EXISTS (SELECT FROM streams_record WHERE at >= (SELECT rolled_until FROM streams_rollupmark)"
-                " AND at < (SELECT max(at) FROM streams_record))"
+                "SELECT NOT EXISTS (SELECT FROM streams_record, streams_rollupmark"
+                " WHERE at >= rolled_until AND at < (SELECT max(at) FROM streams_record))"
             ).fetchone()
             if row and row[0]:
                 return

@@ -11,6 +11,7 @@ from devices.services import device_delete, device_update
 from events.models import Alert, HeardStream
 from events.services import rule_delete, rule_update
 from events.silence import Ingest, SilenceCheck, Way, learned_limit_s, vanished_end
+from events.stock import stock_enable
 from events.tests.silent import SilenceTestCase
 from servwatch_site.tests.cast import NOW
 from streams.newest import records_newest
@@ -102,6 +103,16 @@ class DeviceTest(SilenceTestCase):
         rule_delete(rule, now=self.at(201))
         assert self.look(202) == 0
         assert [what for _, _, what in self.told()] == ["rule_changed", "rule_deleted"]
+
+    def test_the_ready_made_rule_for_what_is_offline_fires_and_clears(self) -> None:
+        for at_s in range(-570, 30, 10):
+            self.hear({"cpu": {"total": 5}}, at_s=at_s)
+        stock_enable(self.owner, self.servers, "offline")
+        assert self.look(79) == 0  # five times the usual ten seconds are less than a minute
+        assert self.look(81) == 1
+        assert self.told() == [("silence", "", "firing")]
+        self.hear({"cpu": {"total": 5}}, at_s=90)
+        assert self.told() == [("silence", "", "recovered")]
 
     def test_a_learned_cadence_is_five_times_the_usual_and_a_minute_at_least(self) -> None:
         self.silence_rule(0)

@@ -17,6 +17,7 @@ Medians in milliseconds of warm repeats, in this process, through the same funct
 import argparse
 import gc
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -51,11 +52,11 @@ def median_ms(call: Callable[[], Any], *, repeats: int = REPEATS) -> float:
 
 
 def devices(counts: Sequence[int]) -> None:
+    """Each count in a process of its own, since Django stays with the database it was set up for."""
     costs = "us a message", "database us", "first batch", "remembered"
     _head(("devices", *costs, "latest of 100", "of 1,000", "of all", "fleet"))
     for count in counts:
-        with Site() as site:
-            _devices(site, count)
+        subprocess.run([sys.executable, "-m", "bench.growth", "one", "--counts", str(count)], check=True)
 
 
 def _head(columns: Sequence[str]) -> None:
@@ -205,14 +206,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("devices", "records"))
+    parser.add_argument("what", choices=("devices", "records", "one"), help="one: a row of devices")
     parser.add_argument("--counts", default="", help="numbers, by comma")
     parser.add_argument(
         "--database-url", default="", help="an empty database to use; default: one of its own"
     )
     arguments = parser.parse_args()
     counts = [int(text.replace("_", "")) for text in arguments.counts.split(",") if text]
-    if arguments.what == "devices":
+    if arguments.what == "one":
+        with Site() as site:
+            _devices(site, counts[0])
+    elif arguments.what == "devices":
         devices(counts or [100, 1_000, 10_000, 100_000])
     else:
         records(counts or [1_000_000, 10_000_000, 30_000_000], database_url=arguments.database_url)

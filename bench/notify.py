@@ -11,6 +11,7 @@ it. Database, broker, listener, worker, generator and receiver share the machine
 
 import argparse
 import json
+import math
 import sys
 import threading
 import time
@@ -25,7 +26,7 @@ from bench.rules_of_load import rules_create
 from bench.stack import Stack, free_port, run_python, wait_until_listening
 from bench.steady import Load, cost_of, groups
 
-WATCHED = 20  # devices that fire and recover in turn
+CROSSINGS_EACH = 6  # of one device, thrice up and down: what goes on like that is flapping and said once
 PATIENCE_S = 30.0
 BURST = 1_000_000_000  # what its values begin at, so that they can be told from the others
 
@@ -52,8 +53,9 @@ class Crossing:
 class Watched:
     """Devices that cross the threshold in turn, at a fixed rate."""
 
-    def __init__(self, stack: Stack, *, per_second: float) -> None:
+    def __init__(self, stack: Stack, *, per_second: float, seconds: float) -> None:
         self._stack = stack
+        self._devices = max(1, math.ceil(per_second * seconds / CROSSINGS_EACH))
         self._pause_s = 1 / per_second
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -71,7 +73,9 @@ class Watched:
         token, turn = account["device_token"], 0
 
         def message(_number: int) -> tuple[str, bytes]:
-            return f"{token}/json/watched-{turn % WATCHED}", b'{"watched":%d}' % self.crossings[-1].number
+            return f"{token}/json/watched-{turn % self._devices}", b'{"watched":%d}' % self.crossings[
+                -1
+            ].number
 
         publisher = Publisher(
             port=self._stack.mqtt_port,
@@ -83,9 +87,9 @@ class Watched:
         )
         due = time.monotonic()
         while not self._over.is_set():
-            above = turn // WATCHED % 2 == 0
+            above = turn // self._devices % 2 == 0
             self.crossings.append(Crossing(turn + 1 if above else -turn - 1, time.time_ns()))
-            publisher.run(rate=1_000, count=len(publisher.log.acknowledged) + 1)
+            publisher.run(rate=1_000, first=turn, count=turn + 1)
             turn += 1
             due += self._pause_s
             self._over.wait(max(0.0, due - time.monotonic()))
@@ -151,7 +155,7 @@ def run(*, rate: float, rules: int, seconds: float, firings: float, devices: int
         publisher = load.publisher()
         publisher.run(rate=2_000, count=devices)  # first contact
         publisher.close()
-        watched = Watched(stack, per_second=firings)
+        watched = Watched(stack, per_second=firings, seconds=seconds)
         parts = groups(stack, {"worker": worker}, [stack.listener] if stack.listener else [])
         before = {name: cost_of(processes) for name, processes in parts.items()}
         watched.start()

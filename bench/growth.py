@@ -28,7 +28,7 @@ import psutil
 from django.db import connection
 
 from bench.cost import packets_of, send
-from bench.history import devices_create, records_copy
+from bench.history import devices_create, records_fill
 from bench.pages import first_byte_ms, session_cookie
 from bench.site import Site
 from bench.stack import run_python
@@ -145,7 +145,7 @@ def records(counts: Sequence[int], *, database_url: str) -> None:
         end = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
         have = 0
         for count in counts:
-            records_copy(site, first_device=first, end=end - have * _step(), count=count - have)
+            records_fill(site, first_device=first, end=end - have * _step(), count=count - have)
             have = count
             _records(site, first, end, count)
 

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from bench.site import Site
 
@@ -14,6 +16,14 @@ VALUE = (
     '{"cpu":{"user":12.5,"system":3.25,"idle":84.25},"load1":0.41,"load5":0.37,"mem":{"used":8123456512,'
     '"free":16123456512},"net":{"rx":1234567,"tx":765432},"disk":41.5,"n":%d}'
 )
+
+DAYS_AT_ONCE = 2
+_FILL_SQL = f"""
+INSERT INTO streams_record {COLUMNS}
+SELECT %(device)s + n %% %(devices)s, %(channel)s, %(at)s::timestamptz + (n - %(first)s) * %(step)s::interval,
+       n * 2654435761 %% 4611686018427387904, 0, NULL, format(%(value)s, n)::jsonb
+FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n
+"""
 
 
 def devices_create(site: Site, count: int = DEVICES) -> int:
@@ -75,43 +85,81 @@ def history_load(site: Site, *, count: int) -> tuple[datetime, datetime, float]:
 
 
 def records_copy(site: Site, *, first_device: int, end: datetime, count: int) -> float:
-    """`count` records of all devices in turns that end at `end`; returns records a second.
+    """`count` records of all devices in turns that end at `end`, by COPY; returns records a second."""
+    begin = (end - count * STEP).replace(microsecond=0)
+    _days_make(site, begin, end)
+    with site.connect() as connection, connection.cursor() as cursor:
+        channel_key = site.account["channel_key"]
+        began = time.perf_counter()
+        with cursor.copy(f"COPY streams_record {COLUMNS} FROM STDIN") as copy:
+            for text in lines(first_device=first_device, channel_key=channel_key, begin=begin, count=count):
+                copy.write(text)
+        took_s = time.perf_counter() - began
+        _settle(cursor)
+    return count / took_s
 
-    In a columnstore each day is compressed as soon as it is full.
+
+def records_fill(site: Site, *, first_device: int, end: datetime, count: int) -> None:
+    """The same, made by the server itself, several days at once.
+
+    In a columnstore each whole day is compressed as soon as it is there.
     """
+    begin = (end - count * STEP).replace(microsecond=0)
+    compress = _days_make(site, begin, end)
+    parts: list[tuple[datetime, int, int]] = []  # the first time, its number, how many
+    number = 0
+    while number < count:
+        at = begin + number * STEP
+        part = min(count - number, (_midnight_after(at) - at) // STEP)
+        parts.append((at, number, part))
+        number += part
+
+    def fill(at: datetime, number: int, part: int) -> None:
+        values = {
+            "device": first_device,
+            "devices": DEVICES,
+            "channel": site.account["channel_key"],
+            "at": at,
+            "step": STEP,
+            "first": number,
+            "last": number + part - 1,
+            "value": VALUE.replace("%d", "%s"),
+        }
+        with site.connect() as connection:
+            connection.execute(_FILL_SQL, values)
+            if compress and at + part * STEP == _midnight_after(at):
+                connection.execute(
+                    "SELECT compress_chunk(c, if_not_compressed => true)"
+                    " FROM show_chunks('streams_record', newer_than => %s, older_than => %s) AS c",
+                    [_midnight_after(at) - timedelta(days=1), _midnight_after(at)],
+                )
+
+    with ThreadPoolExecutor(DAYS_AT_ONCE) as threads:
+        list(threads.map(lambda part: fill(*part), parts))
+    with site.connect() as connection, connection.cursor() as cursor:
+        _settle(cursor)
+
+
+def _days_make(site: Site, begin: datetime, end: datetime) -> bool:
+    """Make the days where that is needed; returns whether there is a columnstore, which is then switched on."""
     from streams.hypertable import columnstore_ensure
     from streams.storage import RECORDS, Kind, engine_detect, partitions_create, storage_kind
 
-    begin = (end - count * STEP).replace(microsecond=0)
-    days = {begin.date() + timedelta(days=n) for n in range((end.date() - begin.date()).days + 1)}
     with site.connect() as connection, connection.cursor() as cursor:
         if storage_kind(cursor) is Kind.PARTITIONS:
             with connection.transaction():
-                partitions_create(cursor, days)
-        columnstore = engine_detect(cursor).columnstore
-        if columnstore:
-            columnstore_ensure(
-                cursor, RECORDS, after=timedelta(days=3650)
-            )  # its own policy finds nothing to do
-        took_s, left = 0.0, count
-        while left:
-            midnight = (begin + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-            part = min(left, (midnight - begin) // STEP)
-            began = time.perf_counter()
-            with cursor.copy(f"COPY streams_record {COLUMNS} FROM STDIN") as copy:
-                channel_key = site.account["channel_key"]
-                for text in lines(
-                    first_device=first_device, channel_key=channel_key, begin=begin, count=part
-                ):
-                    copy.write(text)
-            took_s += time.perf_counter() - began
-            if columnstore and left > part:
-                cursor.execute(
-                    "SELECT compress_chunk(c, if_not_compressed => true)"
-                    " FROM show_chunks('streams_record', older_than => %s) AS c",
-                    [midnight],
-                )
-            begin, left = midnight, left - part
-        cursor.execute("VACUUM ANALYZE streams_record")
-        cursor.execute("CHECKPOINT")
-    return count / took_s
+                days = range((end.date() - begin.date()).days + 1)
+                partitions_create(cursor, {begin.date() + timedelta(days=n) for n in days})
+        if not engine_detect(cursor).columnstore:
+            return False
+        columnstore_ensure(cursor, RECORDS, after=timedelta(days=3650))  # its own policy finds nothing to do
+        return True
+
+
+def _midnight_after(at: datetime) -> datetime:
+    return (at + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _settle(cursor: Any) -> None:
+    cursor.execute("VACUUM ANALYZE streams_record")
+    cursor.execute("CHECKPOINT")

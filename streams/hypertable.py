@@ -4,12 +4,15 @@ The policy runs inside the database and compresses days once they are old enough
 correctness: rows read and write the same in either form, only slower or larger.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from streams.storage import TimeSeries
+from django.db import connection
+
+from streams.storage import RECORDS, TimeSeries
 
 # A late row may meet many compressed ones; the usual limit would fail the whole statement. For one transaction.
 UNLIMITED_SQL = "SELECT set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true)"
@@ -23,6 +26,39 @@ class Chunk:
     low: datetime
     high: datetime
     compressed: bool
+
+
+class ColumnstoreEdge:
+    """Up to when records lie in the columnstore, as far as this process knows: it asks again after a minute."""
+
+    ASK_AGAIN_S = 60.0
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def until(self) -> datetime | None:
+        """The end of the newest day that was compressed; None when there is none."""
+        if time.monotonic() >= self._ask_at:
+            self._until = self._asked()
+            self._ask_at = time.monotonic() + self.ASK_AGAIN_S
+        return self._until
+
+    def forget(self) -> None:
+        """Ask at the next occasion."""
+        self._until: datetime | None = None
+        self._ask_at = 0.0
+
+    @staticmethod
+    def _asked() -> datetime | None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb')")
+            if not cursor.fetchone()[0]:
+                return None
+            ends = [chunk.high for chunk in chunks(cursor, RECORDS.table) if chunk.compressed]
+        return max(ends, default=None)
+
+
+columnstore_edge = ColumnstoreEdge()
 
 
 def chunks(cursor: Any, table: str) -> list[Chunk]:

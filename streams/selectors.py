@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import psycopg
-from django.conf import settings
 from django.db import connection
 from django.db.models import Max
 
 from channels.models import Latest
+from streams.hypertable import columnstore_edge
 
 SQL_FOLDER = Path(__file__).parent / "sql"
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -31,6 +31,10 @@ PAGE_CHARACTERS = 4_000_000
 # How far below the newest record to look for the newest n: most often the first window has them all, and the
 # database then plans for one or two days only.
 NEWEST_WINDOWS = (timedelta(hours=1), timedelta(days=1), timedelta(days=8))
+
+# How far from where a page begins to look for its end, in the columnstore.
+PAGE_WINDOWS = [timedelta(seconds=10**power) for power in range(1, 8)]
+A_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
@@ -226,31 +230,42 @@ def _page(
 def _page_span(
     narrow: RecordFilter, *, descending: bool, after: Position | None, limit: int
 ) -> RecordFilter | None:
-    """The times that hold the page, for days that may lie in the columnstore: there a sort takes in all of a span,
-    and unpacks it, however few rows are wanted of it. Their times alone are found at little cost.
+    """The times that hold the page, where days in the columnstore are read: there a sort takes in all of a span, and
+    unpacks it, however few rows are wanted of it. Windows that grow until one holds the page take in little more.
 
-    None where that is not needed or not possible.
+    None where that is not needed, or no window is smaller than what is left.
     """
-    edge = min(narrow.high, after.at if after else narrow.high) if descending else narrow.low
-    edge = max(edge, after.at) if after and not descending else edge
-    if narrow.names is not None or edge > datetime.now(UTC) - timedelta(days=settings.COLUMNSTORE_AFTER_DAYS):
+    compressed = columnstore_edge.until()
+    low = max(narrow.low, after.at) if after and not descending else narrow.low
+    high = min(narrow.high, after.at + A_MICROSECOND) if after and descending else narrow.high
+    if compressed is None or low >= compressed:
         return None
-    text, values = narrow_sql(narrow)
-    if after is not None and descending:
-        values["high"] = min(narrow.high, after.at + timedelta(microseconds=1))
-    elif after is not None:
-        values["low"] = max(narrow.low, after.at)
-    with connection.cursor() as cursor:
-        query = sql_text("record_page_edge").format(narrow=text, direction="DESC" if descending else "ASC")
-        cursor.execute(query, {**values, "skip": limit - 1})
-        row = cursor.fetchone()
-    if row is None:
-        return None
-    return (
-        replace(narrow, low=row[0])
-        if descending
-        else replace(narrow, high=row[0] + timedelta(microseconds=1))
+    query = sql_text("record_page_edge").format(
+        narrow=narrow_sql(narrow)[0], direction="DESC" if descending else "ASC"
     )
+    values = {**narrow_sql(narrow)[1], "low": low, "high": high, "skip": limit - 1}
+    for edge in _page_edges(low, high, compressed, descending=descending):
+        if not low < edge < high:
+            return None
+        with connection.cursor() as cursor:
+            cursor.execute(query, {**values, ("low" if descending else "high"): edge})
+            row = cursor.fetchone()
+        if row is not None:
+            return replace(narrow, low=row[0]) if descending else replace(narrow, high=row[0] + A_MICROSECOND)
+    return None
+
+
+def _page_edges(
+    low: datetime, high: datetime, compressed: datetime, *, descending: bool
+) -> Iterator[datetime]:
+    """Up to where to look for the end of a page that begins at `low`, or descending at `high`."""
+    if not descending:
+        yield from (low + window for window in PAGE_WINDOWS)
+        return
+    begin = min(high, compressed)
+    if begin < high:
+        yield begin  # what lies in rows is near
+    yield from (begin - window for window in PAGE_WINDOWS)
 
 
 def _page_read(
@@ -301,7 +316,7 @@ def _page_query(
         values |= {"after_at": after.at, "after_device": after.device_key, "after_digest": after.digest}
         # Said once more for the planner, which leaves out days by plain comparisons only.
         if descending:
-            values["high"] = min(narrow.high, after.at + timedelta(microseconds=1))
+            values["high"] = min(narrow.high, after.at + A_MICROSECOND)
         else:
             values["low"] = max(narrow.low, after.at)
     text = sql_text("record_stream").format(

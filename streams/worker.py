@@ -5,7 +5,7 @@ import contextlib
 import logging
 
 import psycopg
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, InterfaceError, OperationalError, connections
 from django.utils import timezone
 from procrastinate.contrib.django import app
 from procrastinate.contrib.django.utils import connector_params
@@ -21,6 +21,21 @@ logger = logging.getLogger(__name__)
 # Of a lost database it tells in tracebacks, once for each of its parts; it is told here. Jobs that fail are still told.
 for _name in ("procrastinate.worker.worker", "procrastinate.utils", "psycopg.pool"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+class _LostInALine(logging.Filter):
+    """A job whose database went away is told in a line: where in it that happened says nothing to anybody."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, OperationalError | InterfaceError | psycopg.OperationalError):
+            reason = (str(error).splitlines() or [""])[0]
+            record.msg, record.args = f"{record.getMessage()}: {type(error).__name__}: {reason}", None
+            record.exc_info = None
+        return True
+
+
+logging.getLogger("procrastinate.worker").addFilter(_LostInALine())
 
 JOBS_AT_ONCE = 4
 LAST_JOBS_S = 5.0  # how long jobs may take to end when the worker is told to stop

@@ -7,7 +7,7 @@ from django.db import connection
 
 from servwatch_site.tests.street import StreetTestCase
 from streams.database import connect
-from streams.hypertable import Chunk, chunks, chunks_compress, columnstore_ensure
+from streams.hypertable import Chunk, chunks, chunks_compress, columnstore_edge, columnstore_ensure
 from streams.storage import RECORDS, engine_detect
 
 NO_COLUMNSTORE = (
@@ -27,6 +27,7 @@ class ColumnstoreTestCase(StreetTestCase):
 
     def compress(self) -> list[Chunk]:
         """Everything that is there now."""
+        columnstore_edge.forget()
         with connect(name="test") as own, own.cursor() as cursor:
             columnstore_ensure(cursor, RECORDS, after=timedelta(days=3))
             return list(chunks_compress(cursor, RECORDS.table, before=datetime.now(UTC) + timedelta(days=9)))
@@ -34,6 +35,7 @@ class ColumnstoreTestCase(StreetTestCase):
 
 def columnstore_forget() -> None:
     """The policy must not run between other tests."""
+    columnstore_edge.forget()
     with connection.cursor() as cursor:
         cursor.execute("SELECT drop_chunks('streams_record', older_than => now() + interval '9 days')")
         cursor.execute("CALL remove_columnstore_policy('streams_record', if_exists => true)")

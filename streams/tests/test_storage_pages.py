@@ -45,6 +45,21 @@ class OldPages(StreetTestCase):
         assert len(self.numbers(tagged)) == 12
         assert self.numbers(tagged) == self.numbers(of_device)
 
+    def test_keys_narrow_them(self) -> None:
+        at = self.begin + timedelta(hours=7)
+        record_add(self.web1, self.servers, at, {"other": 1})
+        named = RecordFilter(self.servers.pk, self.whole.low, self.whole.high, names=["other"])
+        assert self.numbers(named) == ['{"other": 1}']
+
+    def test_old_and_new_days_follow_each_other_in_both_directions(self) -> None:
+        now = datetime.now(UTC).replace(microsecond=0)
+        for number in range(24, 30):
+            record_add(self.web1, self.servers, now - timedelta(minutes=40 - number), {"n": number})
+        ever = RecordFilter(self.servers.pk, self.whole.low, now)
+        there = self.numbers(ever)
+        assert len(set(there)) == 30
+        assert self.numbers(ever, descending=True) == there[::-1]
+
     def test_a_limit_is_kept(self) -> None:
         rows = list(record_stream(self.whole, limit=11))
         assert len(rows) == 11
@@ -73,3 +88,13 @@ class CompressedPagesTest(OldPages, ColumnstoreTestCase):
     def setUp(self) -> None:
         super().setUp()
         assert self.compress()
+
+    def test_a_page_reads_little_beyond_its_end_also_of_a_day_compressed_before_its_time(self) -> None:
+        yesterday = datetime.now(UTC).replace(hour=3, minute=0, second=0, microsecond=0) - timedelta(days=1)
+        for number in range(9):
+            record_add(self.web1, self.servers, yesterday + timedelta(seconds=number), {"n": number})
+        assert self.compress()
+        both = RecordFilter(self.servers.pk, yesterday, yesterday + timedelta(hours=9))
+        span = selectors._page_span(both, descending=False, after=None, limit=4)
+        assert span is not None and span.high - yesterday < timedelta(seconds=4)
+        assert self.numbers(both) == [f'{{"n": {number}}}' for number in range(9)]

@@ -75,6 +75,27 @@ class WorkerTest(CommittedTestCase):
         assert "goes on" in self.said()
         assert "Traceback" not in self.said()
 
+    def test_a_job_that_loses_its_connection_is_told_in_a_line(self) -> None:
+        with psycopg.connect(**connection_parameters()) as other:
+            other.execute("LOCK TABLE streams_refusedmessage")  # where the job will wait
+            leave_job()
+            wait_until(self.cut_waiting, what="the job that waits")
+            wait_until(lambda: "ended with status: Error" in self.said(), what="the worker's word")
+        (line,) = [line for line in self.said().splitlines() if "replay_wanted" in line and "Error" in line]
+        assert ": OperationalError: " in line
+        assert "Traceback" not in self.said()
+        job = leave_job()
+        wait_until(lambda: is_done(job), what="a job after it")
+
+    def cut_waiting(self) -> bool:
+        """Cut who waits for the lock, which is the job; whether it did."""
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks"
+                " WHERE NOT granted AND relation = 'streams_refusedmessage'::regclass"
+            )
+            return bool(cursor.fetchall())
+
     def test_it_ends_when_told_and_leaves_nothing_behind(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(timeout=15) == 0

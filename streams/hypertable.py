@@ -34,7 +34,8 @@ class ColumnstoreEdge:
     ASK_AGAIN_S = 60.0
 
     def __init__(self) -> None:
-        self.forget()
+        self._until: datetime | None = None
+        self._ask_at = 0.0
 
     def until(self) -> datetime | None:
         """The end of the newest day that was compressed; None when there is none."""
@@ -45,8 +46,7 @@ class ColumnstoreEdge:
 
     def forget(self) -> None:
         """Ask at the next occasion."""
-        self._until: datetime | None = None
-        self._ask_at = 0.0
+        self._until, self._ask_at = None, 0.0
 
     @staticmethod
     def _asked() -> datetime | None:

@@ -8,8 +8,8 @@ devices  with so many devices in one channel: what a message costs on the write 
          for every cache), the memory of what the writing process remembers, the first batch after a start, reading the
          latest values of a hundred and a thousand devices and of all, the first byte of the console's fleet page.
 records  with so many records in a channel of 1,000 devices: the newest record of the channel and of a device, pages 1
-         and 100 of a thousand, a device's first page, an hour of a device as chart. Days are compressed as they are
-         filled where the server has a columnstore.
+         and 100 of a thousand, a device's first page, an hour of a device as chart; beside it a channel of one device,
+         every second. Days are compressed as they are filled where the server has a columnstore.
 
 Medians in milliseconds of warm repeats, in this process, through the same functions that pages and API call.
 """
@@ -28,7 +28,7 @@ import psutil
 from django.db import connection
 
 from bench.cost import packets_of, send
-from bench.history import devices_create, records_fill
+from bench.history import Senders, devices_create, records_fill
 from bench.pages import first_byte_ms, session_cookie
 from bench.site import Site
 from bench.stack import run_python
@@ -126,58 +126,68 @@ def _fleet_ms(site: Site) -> float:
 # --- records ---
 
 
+LONE_STEP = timedelta(seconds=1)  # of the channel that has one device
+
+
 def records(counts: Sequence[int], *, database_url: str) -> None:
-    pages = "page 1", "page 100", "page 1 of a device"
-    _head(
-        (
-            "records",
-            "in columnstore",
-            "bytes each",
-            "newest",
-            "newest of a device",
-            *pages,
-            "an hour as chart",
-        )
-    )
+    reads = "newest", "newest of a device", "page 1", "page 100", "page 1 of a device", "an hour as chart"
+    lone = "one device's channel: newest", "page 1", "page 100"
+    _head(("records", "in columnstore", "bytes each", *reads, *lone))
     with Site(database_url=database_url) as site:
-        first = devices_create(site)
+        many = Senders(devices_create(site), site.account["channel_key"])
         site.django()
+        lone_channel = _channel_create(site)
+        one = Senders(
+            devices_create(site, 1, name="lone", channel_key=lone_channel), lone_channel, 1, LONE_STEP
+        )
         end = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
-        have = 0
+        have = end
         for count in counts:
-            records_fill(site, first_device=first, end=end - have * _step(), count=count - have)
-            have = count
-            _records(site, first, end, count)
+            begin = (end - count * many.step).replace(microsecond=0)
+            records_fill(site, [many, one], begin=begin, end=have)
+            have = begin
+            _records(site, many, one, begin, end)
 
 
-def _step() -> timedelta:
-    from bench.history import STEP
+def _channel_create(site: Site) -> int:
+    from channels.services import channel_create
+    from tokens.models import Account
 
-    return STEP
+    return channel_create(Account.objects.get(pk=site.account["key"]), 1).pk
 
 
-def _records(site: Site, first: int, end: datetime, count: int) -> None:
+def _records(site: Site, many: Senders, one: Senders, begin: datetime, end: datetime) -> None:
     from streams.charts import Source, chart
-    from streams.selectors import RecordFilter, record_stream, records_newest
+    from streams.selectors import RecordFilter
 
-    begin = end - count * _step()
-    channel = RecordFilter(channel_key=site.account["channel_key"], low=begin, high=end)
-    device = RecordFilter(channel_key=site.account["channel_key"], low=begin, high=end, device_keys=[first])
-    position = list(record_stream(channel, limit=99_000))[-1].position
-    found = [
-        median_ms(lambda: records_newest(channel, limit=1, channel_newest=end)),
-        median_ms(lambda: records_newest(device, limit=1)),
-        median_ms(lambda: list(record_stream(channel, limit=1_000))),
-        median_ms(lambda: list(record_stream(channel, after=position, limit=1_000))),
-        median_ms(lambda: list(record_stream(device, limit=1_000))),
-        median_ms(lambda: chart(Source.device(first), ["cpu:user"], start=end - timedelta(hours=1), end=end)),
-    ]
+    channel = RecordFilter(channel_key=many.channel_key, low=begin, high=end)
+    device = RecordFilter(channel_key=many.channel_key, low=begin, high=end, device_keys=[many.first])
+    newest, *pages = _channel_ms(channel)
+    device_newest, device_page, _ = _channel_ms(device)
+    hour = timedelta(hours=1)
+    found = [newest, device_newest, *pages, device_page]
+    found.append(median_ms(lambda: chart(Source.device(many.first), ["cpu:user"], start=end - hour, end=end)))
+    found += _channel_ms(RecordFilter(channel_key=one.channel_key, low=begin, high=end))
     size, compressed = _size(site)
+    count = (end - begin) // many.step + (end - begin) // one.step
     print(
         f"| {count:,} | {compressed} | {size / count:.0f} | "
         + " | ".join(f"{ms:.1f} ms" for ms in found)
         + " |",
         flush=True,
+    )
+
+
+def _channel_ms(narrow: Any) -> tuple[float, float, float]:
+    """The newest record, and pages 1 and 100 of a thousand of all that is there, or the last page before it ends."""
+    from streams.selectors import record_stream, records_newest
+
+    *_, last = record_stream(narrow, limit=99_000)
+    whole = narrow.device_keys is None
+    return (
+        median_ms(lambda: records_newest(narrow, limit=1, channel_newest=narrow.high if whole else None)),
+        median_ms(lambda: list(record_stream(narrow, limit=1_000))),
+        median_ms(lambda: list(record_stream(narrow, after=last.position, limit=1_000))),
     )
 
 

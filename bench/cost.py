@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -63,8 +64,10 @@ def run(*, messages: int, batch: int, devices: int, rules: int, repeat: int) -> 
         first = devices_create(site, devices)
         site.django()
         from servwatch_site.loop import collect_less
+        from streams.upkeep import days_maintain
 
         collect_less()  # as the listener does
+        days_maintain(now=datetime.now(UTC))  # around midnight records are of two days
         rules_create(site, rules)
         for number in range(repeat):
             _measure(site, messages=messages, batch=batch, devices=devices, first=first, number=number)
@@ -154,8 +157,6 @@ def _us(call: Callable[[], Any], count: int) -> float:
 
 def _copy_us(site: Site, first: int) -> float:
     """Wall time of COPY for each of prepared rows into the records' own table; taken out again."""
-    from datetime import UTC, datetime
-
     from bench.history import COLUMNS, lines
 
     texts = list(

@@ -222,7 +222,7 @@ def _page(
     page = _page_read(nearer or narrow, descending=descending, after=after, limit=limit, shape=shape)
     if nearer is None or page.read == limit:
         return page
-    if page.read == 0:  # all of these were removed meanwhile, or share the time of `after`
+    if page.read == 0:  # all of these were removed meanwhile
         return _page_read(narrow, descending=descending, after=after, limit=limit, shape=shape)
     return page._replace(more=True)
 
@@ -236,14 +236,12 @@ def _page_span(
     None where that is not needed, or no window is smaller than what is left.
     """
     compressed = columnstore_edge.until()
-    low = max(narrow.low, after.at) if after and not descending else narrow.low
-    high = min(narrow.high, after.at + A_MICROSECOND) if after and descending else narrow.high
+    text, values = _rest_sql(narrow, descending=descending, after=after)
+    low, high = values["low"], values["high"]
     if compressed is None or low >= compressed:
         return None
-    query = sql_text("record_page_edge").format(
-        narrow=narrow_sql(narrow)[0], direction="DESC" if descending else "ASC"
-    )
-    values = {**narrow_sql(narrow)[1], "low": low, "high": high, "skip": limit - 1}
+    query = sql_text("record_page_edge").format(narrow=text, direction="DESC" if descending else "ASC")
+    values["skip"] = limit - 1
     for edge in _page_edges(low, high, compressed, descending=descending):
         if not low < edge < high:
             return None
@@ -305,23 +303,27 @@ def _end(portions: Iterator[Any]) -> None:
 def _page_query(
     narrow: RecordFilter, *, descending: bool, after: Position | None, limit: int
 ) -> tuple[str, dict[str, Any]]:
-    text, values = narrow_sql(narrow)
-    conditions = [text]
+    text, values = _rest_sql(narrow, descending=descending, after=after)
     values["limit"] = limit
-    if after is not None:
-        sign = "<" if descending else ">"
-        conditions.append(
-            f"AND (r.at, r.device_key, r.digest) {sign} (%(after_at)s, %(after_device)s, %(after_digest)s)"
-        )
-        values |= {"after_at": after.at, "after_device": after.device_key, "after_digest": after.digest}
-        # Said once more for the planner, which leaves out days by plain comparisons only.
-        if descending:
-            values["high"] = min(narrow.high, after.at + A_MICROSECOND)
-        else:
-            values["low"] = max(narrow.low, after.at)
-    text = sql_text("record_stream").format(
-        narrow=" ".join(conditions), direction="DESC" if descending else "ASC"
-    )
+    text = sql_text("record_stream").format(narrow=text, direction="DESC" if descending else "ASC")
+    return text, values
+
+
+def _rest_sql(
+    narrow: RecordFilter, *, descending: bool, after: Position | None
+) -> tuple[str, dict[str, Any]]:
+    """narrow_sql() for what comes after that record."""
+    text, values = narrow_sql(narrow)
+    if after is None:
+        return text, values
+    sign = "<" if descending else ">"
+    text += f" AND (r.at, r.device_key, r.digest) {sign} (%(after_at)s, %(after_device)s, %(after_digest)s)"
+    values |= {"after_at": after.at, "after_device": after.device_key, "after_digest": after.digest}
+    # Said once more for the planner, which leaves out days by plain comparisons only.
+    if descending:
+        values["high"] = min(narrow.high, after.at + A_MICROSECOND)
+    else:
+        values["low"] = max(narrow.low, after.at)
     return text, values
 
 

@@ -98,3 +98,7 @@ class CompressedPagesTest(OldPages, ColumnstoreTestCase):
         span = selectors._page_span(both, descending=False, after=None, limit=4)
         assert span is not None and span.high - yesterday < timedelta(seconds=4)
         assert self.numbers(both) == [f'{{"n": {number}}}' for number in range(9)]
+        *_, fourth = record_stream(both, limit=4)
+        assert selectors._page(both, descending=False, after=fourth.position, limit=4).read == 4
+        *_, last = record_stream(both, descending=True, limit=4)
+        assert selectors._page(both, descending=True, after=last.position, limit=4).read == 4

@@ -1,6 +1,6 @@
 """The form of a maintenance window: what for, from when until when, and how often."""
 
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
 from django import forms
@@ -100,12 +100,36 @@ class MaintenanceForm(forms.Form):
         except ServwatchError as error:
             raise forms.ValidationError(error.fields.get("tag") or error.message) from None
 
+    def changes(self) -> dict[str, Any]:
+        """What maintenance_update() takes. A time that was not touched keeps its seconds, which are not shown."""
+        times = [name for name in ("starts_at", "ends_at", "until") if name not in self.changed_data]
+        return {name: value for name, value in self.cleaned_data.items() if name not in times}
+
     def take_error(self, error: ServwatchError) -> None:
         for name, text in error.fields.items():
             name = {"mapped_ch": "channel", "device_id": "device"}.get(name, name)
             self.add_error(name if name in self.fields else None, text)
         if not error.fields:
             self.add_error(None, error.message)
+
+
+def maintenance_initial(window: Maintenance, *, zone: tzinfo) -> dict[str, Any]:
+    """What the form of a window begins with."""
+
+    def typed(at: datetime | None) -> str:
+        return "" if at is None else f"{at.astimezone(zone):%Y-%m-%d %H:%M}"
+
+    return {
+        "name": window.name,
+        "device": window.device.device_id if window.device else "",
+        "channel": window.channel_id,
+        "tag": window.tag,
+        "starts_at": typed(window.starts_at),
+        "ends_at": typed(window.ends_at),
+        "repeat": window.repeat,
+        "weekdays": window.weekdays,
+        "until": typed(window.until),
+    }
 
 
 def ends_custom(text: str, *, account: Account) -> datetime | None:

@@ -59,6 +59,7 @@ urlpatterns = [
     path("deliveries/<int:pk>/resend/", deliveries.delivery_again, name="delivery-resend"),
     path("maintenance/", maintenance.maintenance, name="maintenance"),
     path("maintenance/quick/", maintenance.maintenance_quick, name="maintenance-quick"),
+    path("maintenance/<int:pk>/", maintenance.maintenance_edit, name="maintenance-edit"),
     path("maintenance/<int:pk>/end/", maintenance.maintenance_close, name="maintenance-end"),
     path("maintenance/<int:pk>/delete/", maintenance.maintenance_remove, name="maintenance-delete"),
     path("sessions/", sessions.sessions, name="sessions"),

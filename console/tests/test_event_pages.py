@@ -88,6 +88,7 @@ class EveryEventPageTest(EventPagesTestCase):
             f"/events/{self.found.rule_id}/",
             f"/notifiers/{self.sent.notifier_id}/",
             f"/deliveries/{self.sent.pk}/",
+            f"/maintenance/{self.window.pk}/",
         )
 
     def test_every_page_opens(self) -> None:
@@ -126,6 +127,7 @@ class EveryEventPageTest(EventPagesTestCase):
             f"/notifiers/{self.sent.notifier_id}/test/",
             f"/notifiers/{self.sent.notifier_id}/delete/",
             f"/deliveries/{self.sent.pk}/resend/",
+            f"/maintenance/{self.window.pk}/",
             f"/maintenance/{self.window.pk}/end/",
             f"/maintenance/{self.window.pk}/delete/",
         ):
@@ -504,6 +506,46 @@ class MaintenancePagesTest(EventPagesTestCase):
         assert "is over" in self.post(f"/maintenance/{window.pk}/end/", {})
         assert "is deleted" in self.post(f"/maintenance/{window.pk}/delete/", {})
         assert Maintenance.objects.count() == 0
+
+    def test_one_is_edited_and_what_it_held_is_looked_at_again(self) -> None:
+        now = timezone.now().replace(second=17, microsecond=5)
+        window = Maintenance.objects.create(
+            account=self.owner,
+            name="Patch day",
+            device=self.web1,
+            starts_at=now - timedelta(hours=1),
+            ends_at=now + timedelta(hours=5),
+        )
+        held = Notification.objects.create(alert=self.alert(), kind="firing", held_until=window.ends_at)
+        html = self.text(f"/maintenance/{window.pk}/")
+        form = {name: self.local(hours) for name, hours in (("starts_at", -1), ("ends_at", 5))}
+        starts_at = window.starts_at.astimezone(self.owner.zone)
+        form["starts_at"] = f"{starts_at:%Y-%m-%d %H:%M}"
+        assert 'value="Patch day"' in html and 'value="web-1"' in html and form["starts_at"] in html
+        changed = form | {
+            "name": "Patches",
+            "ends_at": self.local(2),
+            "repeat": "once",
+            "channel": self.servers.pk,
+        }
+        assert "The maintenance is saved." in self.post(f"/maintenance/{window.pk}/", changed)
+        before = window.starts_at
+        window.refresh_from_db()
+        assert (window.name, window.device, window.channel) == ("Patches", None, self.servers)
+        assert window.starts_at == before  # to the microsecond: it was not touched
+        assert timedelta(minutes=118) <= window.ends_at - now <= timedelta(minutes=121)
+        held.refresh_from_db()
+        assert held.held_until is not None and held.held_until < window.ends_at
+
+    def test_an_edit_that_does_not_fit_is_told_and_changes_nothing(self) -> None:
+        now = timezone.now()
+        window = Maintenance.objects.create(
+            account=self.owner, name="Patch day", starts_at=now, ends_at=now + timedelta(hours=5)
+        )
+        wrong = {"name": "X", "starts_at": self.local(3), "ends_at": self.local(1), "repeat": "once"}
+        html = self.post(f"/maintenance/{window.pk}/", wrong)
+        assert "must be after the beginning" in html and 'value="X"' in html
+        assert Maintenance.objects.get().name == "Patch day"
 
     def test_a_weekly_one_says_its_days_and_is_not_ended_but_deleted(self) -> None:
         times = {"starts_at": self.local(-1), "ends_at": self.local(5)}

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from channels.selectors import channel_get_for_account
 from console.access import account_of, account_page, person_of, say_error
-from console.maintenance_form import WEEKDAYS, MaintenanceForm, ends_custom
+from console.maintenance_form import WEEKDAYS, MaintenanceForm, ends_custom, maintenance_initial
 from console.snoozes import LENGTHS
 from devices.selectors import device_get_for_account
 from events.maintenance import maintenance_create, maintenance_delete, maintenance_update
@@ -39,6 +39,26 @@ def maintenance(request: HttpRequest) -> HttpResponse:
             return redirect("console:maintenance")
     rows = [_row(row, zone=account.zone, now=now) for row in maintenance_list(account)]
     return render(request, "console/maintenance/maintenance.html", {"rows": rows, "form": form, "now": now})
+
+
+@require_http_methods(["GET", "POST"])
+@account_page
+def maintenance_edit(request: HttpRequest, pk: int) -> HttpResponse:
+    account, now = account_of(request), timezone.now()
+    window = maintenance_get_for_account(account, pk)
+    initial = maintenance_initial(window, zone=account.zone)
+    form = MaintenanceForm(request.POST or None, account=account, initial=initial)
+    if request.method == "POST" and form.is_valid():
+        fresh = maintenance_get_for_account(account, pk)  # the title stays what is stored
+        try:
+            maintenance_update(fresh, changes=form.changes(), now=now)
+        except ServwatchError as error:
+            form.take_error(error)
+        else:
+            messages.success(request, _("The maintenance is saved."))
+            return redirect("console:maintenance")
+    context = {"window": window, "form": form, "now": now}
+    return render(request, "console/maintenance/edit.html", context)
 
 
 def _row(

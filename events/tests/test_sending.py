@@ -3,7 +3,8 @@
 import itertools
 import json
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 from django.db import connection
@@ -204,6 +205,29 @@ class DownTest(WebhookTestCase):
         assert self.outgoing.send() == 0  # nor is anything else sent there
         self.later(seconds=2)
         assert self.outgoing.send() == 2
+
+    def test_retry_after_may_be_a_date(self) -> None:
+        at = datetime.now(UTC) + timedelta(
+            seconds=120
+        )  # by the clock of the receiver, which is that of the world
+        self.down(503, headers={"Retry-After": format_datetime(at, usegmt=True)})
+        self.fire(self.rule(self.hook))
+        self.outgoing.send()
+        self.up()
+        self.later(seconds=100)
+        self.fire(self.rule(self.hook))
+        assert self.outgoing.send() == 0
+        self.later(seconds=21)
+        assert self.outgoing.send() == 2
+
+    def test_a_retry_after_that_is_over_or_no_time_at_all_asks_for_nothing(self) -> None:
+        for text in ("Thu, 01 Jan 1970 00:00:00 GMT", "soon", "-5", "9" * 12):
+            self.down(429, headers={"Retry-After": text})
+            self.fire(self.rule(self.hook))
+            self.outgoing.send()
+            self.up()
+            self.later(seconds=7)
+            assert self.outgoing.send() == 1, text
 
     def test_other_errors_of_the_message_do_not_hold_the_receiver_back(self) -> None:
         self.down(400)

@@ -110,13 +110,17 @@ class Looked(NamedTuple):
     gone: list[int]
 
 
-# The newest row of traffic tells when a device was heard last, on which way, and how often it usually is: after some
-# messages, since the first often come in twos.
-_HEARD_CTE = """
+# How often a device is usually heard is known after some messages. Five are enough where they come slowly; short
+# distances may be those of messages that come in twos, and of what sends often twenty are soon there.
+_IS_LEARNED = (
+    f"received >= CASE WHEN usual_interval_s > {LEAST_LEARNED_S / INTERVALS_UNTIL_SILENT} THEN 5 ELSE 20 END"
+)
+# The newest row of traffic tells when a device was heard last, on which way, and how often it usually is.
+_HEARD_CTE = f"""
 heard AS MATERIALIZED (
     SELECT DISTINCT ON (device_key) device_key, last_seen,
-           CASE WHEN received >= 20 THEN usual_interval_s END AS usual_s, writer LIKE 'http-%%' AS by_http
-    FROM devices_devicetraffic WHERE last_seen IS NOT NULL {narrow}
+           CASE WHEN {_IS_LEARNED} THEN usual_interval_s END AS usual_s, writer LIKE 'http-%%' AS by_http
+    FROM devices_devicetraffic WHERE last_seen IS NOT NULL {{narrow}}
     ORDER BY device_key, last_seen DESC
 )
 """
@@ -203,13 +207,13 @@ WITH over AS (
 INSERT INTO events_notification (alert_id, kind) SELECT id, 'resolved' FROM resolved ORDER BY id
 """
 # The device has gone on measuring for so long without the value. Its clock may have been ahead: no later than heard.
-_VANISHED_SQL = """
+_VANISHED_SQL = f"""
 WITH over AS (
     SELECT s.id, s.alert_id
     FROM events_alertstate s
     JOIN events_rule r ON r.id = s.rule_id
     CROSS JOIN LATERAL (
-        SELECT max(last_seen) AS last_seen, max(usual_interval_s) FILTER (WHERE received >= 20) AS usual_s
+        SELECT max(last_seen) AS last_seen, max(usual_interval_s) FILTER (WHERE {_IS_LEARNED}) AS usual_s
         FROM devices_devicetraffic WHERE device_key = s.device_key
     ) AS t
     CROSS JOIN LATERAL (

@@ -81,11 +81,12 @@ SET received = t.received + excluded.received, stored = t.stored + excluded.stor
     limited = t.limited + excluded.limited, last_seen = greatest(t.last_seen, excluded.last_seen),
     usual_interval_s = CASE
         WHEN excluded.last_seen > t.last_seen AND excluded.received > 0 THEN
-            -- A smoothed gap; one outage must not make it long, a new cadence must be learned all the same.
+            -- A smoothed gap; one outage must not make it long, a new cadence must be learned all the same. The first
+            -- gap counts in full: greatest() passes over NULL.
             0.8::float8 * coalesce(t.usual_interval_s, extract(epoch FROM excluded.last_seen - t.last_seen)::float8)
             + 0.2::float8 * least(
                 extract(epoch FROM excluded.last_seen - t.last_seen)::float8 / excluded.received::float8,
-                coalesce(greatest(4 * t.usual_interval_s, 1), 86400)
+                greatest(coalesce(4 * t.usual_interval_s, 86400), 1)
             )
         ELSE t.usual_interval_s
     END

@@ -116,17 +116,26 @@ class DeviceTest(SilenceTestCase):
 
     def test_a_learned_cadence_is_five_times_the_usual_and_a_minute_at_least(self) -> None:
         self.silence_rule(0)
-        for at_s in range(-570, 0, 30):
+        for at_s in range(-120, 0, 30):
             self.hear({"cpu": 5}, at_s=at_s)
         assert self.look(10_000) == 0  # nothing is usual yet
         self.hear({"cpu": 5}, at_s=0)
         usual_s = DeviceTraffic.objects.get(device_key=self.web1.pk).usual_interval_s
-        assert usual_s is not None and 29.8 < usual_s < 30
+        assert usual_s == 30
         assert self.look(149) == 0
         assert self.look(150) == 1
         assert Alert.objects.get().threshold == str(round(5 * usual_s))
         assert learned_limit_s(2) == 60
         assert learned_limit_s(None) is None
+
+    def test_short_distances_need_twenty_messages_since_the_first_may_come_in_twos(self) -> None:
+        self.silence_rule(0)
+        for at_s in range(0, 38, 2):
+            self.hear({"cpu": 5}, at_s=at_s)
+        assert self.look(10_000) == 0
+        self.hear({"cpu": 5}, at_s=38)
+        assert self.look(97) == 0
+        assert self.look(98) == 1
 
     def test_signs_of_life_that_no_batch_takes_for_one_end_it_as_well(self) -> None:
         self.silence_rule(60)

@@ -10,7 +10,7 @@ from django.db import connection
 
 from channels.models import Latest, Stream, Tag
 from channels.services import channel_delete
-from devices.models import Device, RefusalCount, UnknownDevice
+from devices.models import Device, DeviceTraffic, RefusalCount, UnknownDevice
 from devices.selectors import device_now, device_traffic, refusals_by_reason
 from devices.services import device_create, device_delete, device_update
 from servwatch_site.errors import Code
@@ -135,6 +135,13 @@ class StoringTest(StreetTestCase):
         now = datetime.now(UTC)
         assert device_now(self.web1, now=now).online
         assert not device_now(self.web1, now=now + timedelta(minutes=10)).online
+
+    def test_the_first_distance_counts_in_full(self) -> None:
+        began = datetime.now(UTC)
+        for number in range(3):
+            at = began + timedelta(seconds=30 * number)
+            self.street.process([self.incoming("json/web-1", str(number))._replace(received_at=at)])
+        assert DeviceTraffic.objects.get(device_key=self.web1.pk).usual_interval_s == 30
 
 
 class BadInputTest(StreetTestCase):

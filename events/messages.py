@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, tzinfo
 
 from django.conf import settings
+from django.db.models import OuterRef, Subquery
 
 from devices.models import Device
 from events.models import Alert, Delivery, DeliveryItem, Notification, Severity
@@ -15,13 +16,14 @@ TEST = "test"
 def messages_of(deliveries: Iterable[Delivery], *, now: datetime) -> dict[int, Message]:
     """Delivery key -> its message, in few queries. The deliveries have their accounts."""
     rows = list(deliveries)
+    device = Device.objects.filter(pk=OuterRef("alert__device_key"))
     items = list(
         DeliveryItem.objects.filter(delivery__in=[row.pk for row in rows])
         .select_related("notification", "alert__rule", "alert__channel")
+        .annotate(device_id=Subquery(device.values("device_id")))
         .order_by("pk")
     )
-    keys = {item.alert.device_key for item in items}
-    device_ids = dict(Device.objects.filter(pk__in=keys).values_list("pk", "device_id"))
+    device_ids = {item.alert.device_key: item.device_id for item in items if item.device_id is not None}
     by_delivery: dict[int, list[DeliveryItem]] = {}
     for item in items:
         by_delivery.setdefault(item.delivery_id, []).append(item)

@@ -1,4 +1,8 @@
-"""The loop that turns what is queued into messages that are sent. The worker runs it; several workers are harmless."""
+"""The loop that turns what is queued into messages that are sent. The worker runs it; several workers are harmless.
+
+Most turns find nothing: one question tells so (events/due.py). When an attempt has ended, its result is written and
+what may follow it is begun, no more.
+"""
 
 import asyncio
 import contextlib
@@ -12,6 +16,7 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 from django.utils import timezone
 
+from events.due import Due, due_look
 from events.http_client import HttpClient
 from events.notifiers_store import OUTBOX_NOTIFY
 from events.sending import DatabaseThread, Sender, deliveries_give_up
@@ -31,16 +36,18 @@ MOST_PAUSE = timedelta(
 
 class Step(NamedTuple):
     """What is done before anything is sent: `run(now=...)` returns how much there was. It may be repeated and
-    interrupted, and several workers may do it at once. `every_s` 0: on each turn.
+    interrupted, and several workers may do it at once. `every_s` 0: on each turn. `if_waiting`: only when notifications
+    wait to be settled.
     """
 
     run: Callable[..., int]
     every_s: float = 0.0
+    if_waiting: bool = False
 
 
 # In this order. What needs rooms above this one is given to Outbox by the worker.
 STEPS = (
-    Step(settle_due),
+    Step(settle_due, if_waiting=True),
     Step(deliveries_give_up, every_s=10.0),
 )
 
@@ -84,11 +91,22 @@ class Outbox:
     async def turn(self) -> bool:
         """One turn; returns whether there may be more to do at once."""
         found = 0
+        due: Due | None = None
         for step in self._steps:
             now = self._clock()
-            if step not in self._next_at or not now < self._next_at[step] < now + MOST_PAUSE:
-                found += await self._do(step, now=now)
-        return bool(await self._sender.step() or found)
+            if step in self._next_at and now < self._next_at[step] < now + MOST_PAUSE:
+                continue
+            if step.if_waiting:
+                if due is None:
+                    due = await self._database.run(due_look, now=now)
+                if not due.settle:
+                    continue
+            found += await self._do(step, now=now)
+        if due is None:
+            due = await self._database.run(due_look, now=self._clock())
+        if due.send or found or self._sender.has_results:
+            await self._sender.step()
+        return found > 0
 
     async def _do(self, step: Step, *, now: datetime) -> int:
         """One step; one that fails keeps nobody from being told of what else there is."""
@@ -107,13 +125,20 @@ class Outbox:
         waking = asyncio.create_task(self._wake_on_notify(listener))
         stopping = asyncio.create_task(stop.wait())
         try:
+            time, next_at = asyncio.get_running_loop().time, 0.0
             while not stop.is_set():
-                self._wake.clear()
-                if await self.turn():
-                    continue
+                if self._wake.is_set() or time() >= next_at:
+                    self._wake.clear()
+                    next_at = time() + EVERY_S
+                    if await self.turn():
+                        next_at = 0.0
+                        continue
+                else:
+                    await self._sender.step()
                 woken = asyncio.create_task(self._wake.wait())
                 until = {woken, waking, stopping, *self._sender.sending}
-                await asyncio.wait(until, timeout=EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+                patience_s = max(next_at - time(), 0.0)
+                await asyncio.wait(until, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
                 woken.cancel()
                 if waking.done():
                     waking.result()  # raises what ended it

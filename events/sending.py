@@ -53,7 +53,7 @@ MAIL_SIGN_IN = gettext_noop("The mail server refused our sign-in.")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_CLAIM_SQL = f"""
+_DUE_SQL = f"""
 WITH receivers AS (
     SELECT n.id, n.failures >= {CIRCUIT_OPENS_AFTER} AS on_trial,
            CASE WHEN n.failures >= {CIRCUIT_OPENS_AFTER} THEN 1
@@ -70,7 +70,7 @@ WITH receivers AS (
     ORDER BY n.id
     FOR NO KEY UPDATE OF n SKIP LOCKED
 )
-SELECT due.id, r.id, r.on_trial
+SELECT due.id AS delivery_id, r.id AS notifier_id, r.on_trial
 FROM receivers r CROSS JOIN LATERAL (
     SELECT d.id FROM events_delivery d
     WHERE d.notifier_id = r.id AND d.status = 'pending' AND d.next_at <= %(now)s AND d.expires_at > %(now)s
@@ -87,11 +87,26 @@ FROM receivers r CROSS JOIN LATERAL (
 ) due
 LIMIT %(room)s
 """
+# What is due, leased; of a receiver on trial the time of the next trial, should this one never end.
+_LEASE_SQL = f"""
+WITH due AS ({_DUE_SQL}), trials AS (
+    UPDATE events_notifier n SET retry_at = %(lease)s FROM due WHERE n.id = due.notifier_id AND due.on_trial
+)
+UPDATE events_delivery d SET leased_until = %(lease)s FROM due WHERE d.id = due.delivery_id
+RETURNING d.id, due.notifier_id, due.on_trial
+"""
 _FAILED_SQL = """
 UPDATE events_delivery d
 SET attempt_count = d.attempt_count + 1, leased_until = NULL, next_at = greatest(u.next_at, d.created_at)
 FROM unnest(%s::bigint[], %s::timestamptz[]) AS u (id, next_at)
 WHERE d.id = u.id AND d.status = 'pending'
+"""
+_RECEIVERS_SQL = """
+UPDATE events_notifier n
+SET failures = u.failures, retry_at = u.retry_at, last_ok_at = u.last_ok_at, last_error = u.last_error
+FROM unnest(%s::bigint[], %s::int[], %s::timestamptz[], %s::timestamptz[], %s::text[])
+     AS u (id, failures, retry_at, last_ok_at, last_error)
+WHERE n.id = u.id
 """
 
 
@@ -156,15 +171,32 @@ class Sender:
 
     async def step(self) -> int:
         """Note what has come back, and begin what is due; returns how many were begun."""
-        await self._collect()
-        room = TO_ALL_AT_ONCE - len(self._sending)
-        if room <= 0:
+        self._take()
+        results, room = list(self._unwritten), TO_ALL_AT_ONCE - len(self._sending)
+        if not results and room <= 0:
             return 0
         busy = Counter(claim.notifier_key for claim in self._sending.values())
-        claims = await self._database.run(deliveries_claim, now=self._clock(), busy=busy, room=room)
+
+        async def exchange(some: Sequence[Result]) -> list[Claim]:
+            now, chance = self._clock(), self._random
+            return await self._database.run(
+                results_exchange, some, chance=chance, now=now, busy=busy, room=room
+            )
+
+        try:
+            claims = await exchange(results)
+            self._unwritten = [one for one in self._unwritten if one not in results]
+        except (IntegrityError, DataError):
+            await self._write_each()
+            claims = await exchange([])
         for claim in claims:
             self._sending[asyncio.create_task(self._send(claim))] = claim
         return len(claims)
+
+    @property
+    def has_results(self) -> bool:
+        """Whether attempts have ended that are not noted yet."""
+        return bool(self._unwritten) or any(task.done() for task in self._sending)
 
     async def drain(self) -> int:
         """Until nothing more is due at this time; returns how many attempts there were."""
@@ -183,30 +215,25 @@ class Sender:
             task.cancel()
         await asyncio.gather(*self.sending, return_exceptions=True)
         try:
-            await self._collect()
+            self._take()
+            await self._write_each()
         finally:
             self._mail_threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _collect(self) -> None:
-        """Results stay until they are written: the database may be away just now."""
+    def _take(self) -> None:
+        """Take the results of what has ended. They stay until they are written: the database may be away just now."""
         for task in [task for task in self._sending if task.done()]:
             del self._sending[task]
             if not task.cancelled():
                 self._unwritten.append(task.result())
-        if self._unwritten:
-            try:
-                await self._write(list(self._unwritten))
-            except (IntegrityError, DataError):  # such as that of a delivery that is gone with its account
-                for result in list(self._unwritten):
-                    try:
-                        await self._write([result])
-                    except (IntegrityError, DataError):
-                        logger.exception("How delivery %s went cannot be noted.", result.claim.delivery_key)
-                        self._unwritten.remove(result)
 
-    async def _write(self, results: Sequence[Result]) -> None:
-        await self._database.run(results_write, results, chance=self._random)
-        for result in results:
+    async def _write_each(self) -> None:
+        """One by one, so that one that cannot be written, such as of an account that is gone, spares the others."""
+        for result in list(self._unwritten):
+            try:
+                await self._database.run(results_write, [result], chance=self._random)
+            except (IntegrityError, DataError):
+                logger.exception("How delivery %s went cannot be noted.", result.claim.delivery_key)
             self._unwritten.remove(result)
 
     async def _send(self, claim: Claim) -> Result:
@@ -237,24 +264,37 @@ def deliveries_claim(
     *, now: datetime, busy: Mapping[int, int] | None = None, room: int = TO_ALL_AT_ONCE
 ) -> list[Claim]:
     """Lease what is due and may be sent, at most `room`. `busy`: notifier key -> how many we are sending there."""
-    busy = busy or {}
-    with connection.cursor() as cursor:
-        own = {"busy": list(busy), "counts": list(busy.values())}
-        cursor.execute(_CLAIM_SQL, {"now": now, "room": room, **own})
-        rows = cursor.fetchall()
-    if not rows:
-        return []
-    trials = {notifier for _delivery, notifier, is_trial in rows if is_trial}
-    keys = [delivery for delivery, _notifier, _is_trial in rows]
-    Delivery.objects.filter(pk__in=keys).update(leased_until=now + LEASE)
-    if trials:
-        Notifier.objects.filter(pk__in=trials).update(retry_at=now + LEASE)
-    return _claims(keys, trials, now=now)
+    return _claim(now=now, busy=busy or {}, room=room)
 
 
 @transaction.atomic
 def results_write(results: Sequence[Result], *, chance: random.Random) -> None:
     """Attempts, and what follows from them for deliveries and receivers."""
+    _write(results, chance=chance)
+
+
+@transaction.atomic
+def results_exchange(
+    results: Sequence[Result], *, chance: random.Random, now: datetime, busy: Mapping[int, int], room: int
+) -> list[Claim]:
+    """Write results, and claim what may be sent next, with one commit."""
+    if results:
+        _write(results, chance=chance)
+    return _claim(now=now, busy=busy, room=room) if room > 0 else []
+
+
+def _claim(*, now: datetime, busy: Mapping[int, int], room: int) -> list[Claim]:
+    with connection.cursor() as cursor:
+        own = {"busy": list(busy), "counts": list(busy.values())}
+        cursor.execute(_LEASE_SQL, {"now": now, "lease": now + LEASE, "room": room, **own})
+        rows = cursor.fetchall()
+    if not rows:
+        return []
+    trials = {notifier for _delivery, notifier, is_trial in rows if is_trial}
+    return _claims([delivery for delivery, _notifier, _is_trial in rows], trials, now=now)
+
+
+def _write(results: Sequence[Result], *, chance: random.Random) -> None:
     notifiers = {
         notifier.pk: notifier
         for notifier in Notifier.objects.select_for_update(no_key=True)
@@ -267,7 +307,10 @@ def results_write(results: Sequence[Result], *, chance: random.Random) -> None:
         notifier = notifiers.get(result.claim.notifier_key)
         if notifier is not None:
             _receiver_note(notifier, result, chance=chance)
-    Notifier.objects.bulk_update(notifiers.values(), ["failures", "retry_at", "last_ok_at", "last_error"])
+    rows = [(n.pk, n.failures, n.retry_at, n.last_ok_at, n.last_error) for n in notifiers.values()]
+    if rows:
+        with connection.cursor() as cursor:
+            cursor.execute(_RECEIVERS_SQL, [list(column) for column in zip(*rows, strict=True)])
 
 
 def deliveries_give_up(*, now: datetime) -> int:

@@ -8,7 +8,7 @@ added until it is due. What ends before that is taken out again.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from events.damping import (
     decide,
     repeat_is_due,
 )
+from events.due import CALM_DUE_SQL, REMINDERS_DUE_SQL
 from events.models import Alert, Delivery, DeliveryItem, Flapping, Maintenance, Notification, Notifier, Rule
 from events.notifiers_store import notifiers_of_rule
 from events.sources import path_digest
@@ -38,6 +39,16 @@ AT_ONCE = 2_000
 CALM_AT_ONCE = 500
 EXPIRES_AFTER = timedelta(hours=24)
 
+# The lock, and what need not be asked for since there is none of it.
+_BEGIN_SQL = f"""
+SELECT pg_try_advisory_xact_lock(%(class)s, %(lock)s), {REMINDERS_DUE_SQL}, {CALM_DUE_SQL},
+       EXISTS (SELECT FROM events_maintenance WHERE starts_at <= %(now)s AND (repeat <> 'once' OR ends_at > %(now)s)),
+       EXISTS (SELECT FROM events_flapping), EXISTS (
+           SELECT FROM events_notifier n JOIN events_delivery d ON d.notifier_id = n.id AND d.status = 'pending'
+           WHERE n.group_s > 0 AND d.attempt_count = 0 AND d.next_at > %(now)s
+       )
+"""
+
 Place = tuple[int, int, str, int]  # rule, device, tag, digest of the key path
 Pair = tuple[int, int]
 
@@ -46,17 +57,30 @@ def settle_due(*, now: datetime) -> int:
     """Settle what waits, AT_ONCE at most; returns how many were settled. Nothing while another worker does."""
     with transaction.atomic():
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [LOCK_CLASS, LOCK])
-            if not cursor.fetchone()[0]:
-                return 0
-        _reminders_make(now)
-        _calm_make(now)
+            cursor.execute(
+                _BEGIN_SQL, {"class": LOCK_CLASS, "lock": LOCK, "now": now, "calm": now - CALM_AFTER}
+            )
+            is_ours, remind, calm, *there = cursor.fetchone()
+        if not is_ours:
+            return 0
+        if remind:
+            _reminders_make(now)
+        if calm:
+            _calm_make(now)
         waiting = _waiting(now)
         if not waiting:
             return 0
-        work = _Settling(waiting, now=now)
+        work = _Settling(waiting, There(*there), now=now)
         work.decide()
         return work.write()
+
+
+class There(NamedTuple):
+    """Whether there is any of it at all: windows that may be open, what flaps, deliveries that gather."""
+
+    windows: bool
+    flapping: bool
+    groups: bool
 
 
 class Telling(NamedTuple):
@@ -79,14 +103,15 @@ class _Group:
 class _Settling:
     """The work on what waits."""
 
-    def __init__(self, waiting: Sequence[Notification], *, now: datetime) -> None:
+    def __init__(self, waiting: Sequence[Notification], there: There, *, now: datetime) -> None:
         self._now = now
         self._waiting = waiting
-        self._windows = Windows({n.alert.account_id for n in waiting}, now=now)
+        self._there = there
+        self._windows = Windows({n.alert.account_id for n in waiting} if there.windows else (), now=now)
         self._notifiers = Receivers()
-        self._flapping = _flapping_of({n.alert.rule_id for n in waiting})
+        self._flapping = _flapping_of({n.alert.rule_id for n in waiting} if there.flapping else ())
         self._often = _often(n.alert_id for n in waiting if n.kind == Kind.FIRING)
-        self._told = _told_of({n.alert_id for n in waiting})
+        self._told = _told_of({n.alert_id for n in waiting if n.kind == Kind.RESOLVED})
         self._flap_told = _flap_told(n.alert for n in waiting if n.kind == Kind.CALM)
         self._firing_waits = _firing_waits({n.alert_id for n in waiting if n.kind == Kind.RESOLVED})
         self._held: list[Notification] = []
@@ -214,6 +239,8 @@ class _Settling:
 
     def _groups_open(self) -> dict[Pair, _Group]:
         """Deliveries of these rules that still gather, locked; one that is being sent gathers no more."""
+        if not self._there.groups:
+            return {}
         rules = {n.alert.rule_id: n.alert.rule for n in self._waiting}
         rows = (
             Delivery.objects.filter(
@@ -361,7 +388,7 @@ def _waiting(now: datetime) -> list[Notification]:
     return list(due.select_related("alert__rule").order_by("pk")[:AT_ONCE])
 
 
-def _firing_waits(alert_keys: Iterable[int]) -> dict[int, Notification]:
+def _firing_waits(alert_keys: Collection[int]) -> dict[int, Notification]:
     """The firings of these alerts that are held, also beyond now."""
     rows = Notification.objects.filter(
         alert__in=alert_keys, kind=Kind.FIRING.value, settled_at=None, held_until__isnull=False
@@ -369,9 +396,11 @@ def _firing_waits(alert_keys: Iterable[int]) -> dict[int, Notification]:
     return {row.alert_id: row for row in rows}
 
 
-def _told_of(alert_keys: Iterable[int]) -> dict[int, dict[int, set[int]]]:
+def _told_of(alert_keys: Collection[int]) -> dict[int, dict[int, set[int]]]:
     """Alert -> notifier -> the deliveries by which it was told."""
     told: dict[int, dict[int, set[int]]] = defaultdict(dict)
+    if not alert_keys:
+        return told
     rows = DeliveryItem.objects.filter(alert__in=alert_keys).values_list(
         "alert_id", "delivery__notifier_id", "delivery_id"
     )

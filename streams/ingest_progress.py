@@ -10,7 +10,7 @@ The worker's own pauses are none: that the others went on meanwhile is told by w
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -40,6 +40,15 @@ WHERE w.reported_at IS NULL OR w.reported_at < %(recent)s
 """
 
 
+_LIVE_SQL = """
+WITH live AS (
+    UPDATE streams_ingestway w SET live_until = u.until
+    FROM unnest(%s::text[], %s::timestamptz[]) AS u (name, until) WHERE w.name = u.name
+)
+SELECT way_id, began_at, ended_at FROM streams_ingestpause ORDER BY ended_at
+"""
+
+
 class Live(NamedTuple):
     """Since when a way has been live without interruption, and until when all that came is stored."""
 
@@ -50,18 +59,22 @@ class Live(NamedTuple):
 def ingest_progress(*, now: datetime) -> Ingest:
     """How far each way has come; notes the pause that has just ended. Cheap: for every second."""
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO streams_ingestway (name) VALUES ('http'), ('mqtt') ON CONFLICT DO NOTHING"
-        )
-        cursor.execute(
-            "SELECT name, live_until, reported_at, live_since FROM streams_ingestway ORDER BY name FOR UPDATE"
-        )
-        known = {name: columns for name, *columns in cursor.fetchall()}
-        live = {
-            MQTT: _mqtt_live(cursor, now=now),
+        known = _ways_lock(cursor)
+        if len(known) < 2:
+            cursor.execute(
+                "INSERT INTO streams_ingestway (name) VALUES ('http'), ('mqtt') ON CONFLICT DO NOTHING"
+            )
+            known = _ways_lock(cursor)
+        found = {
             HTTP: http_live(reported_at=known[HTTP][1], since=known[HTTP][2], now=now),
+            MQTT: _mqtt_live(cursor, now=now),
         }
-        ways = {name: _way(cursor, name, known[name][0], live[name], now=now) for name in (HTTP, MQTT)}
+        # What came just after an interruption may be under way.
+        live = {name: one for name, one in found.items() if one is not None and one.until >= one.since}
+        for name, one in live.items():
+            _pause_note(cursor, name, known[name][0], one, now=now)
+        pauses = _live_write(cursor, live)
+    ways = {name: Way(judged_until(live.get(name), pauses[name]), pauses[name]) for name in (HTTP, MQTT)}
     return Ingest(ways[MQTT], ways[HTTP], records_newest)
 
 
@@ -70,22 +83,29 @@ def silence_step(*, now: datetime) -> int:
     return silences_check(now=now, ingest=ingest_progress(now=now))
 
 
-def _way(cursor: Any, name: str, live_until: datetime | None, live: Live | None, *, now: datetime) -> Way:
-    if live is not None and live.until < live.since:
-        live = None  # what came just after the interruption may be under way
-    if live is not None:
-        if live_until is not None and live.since > live_until:
-            cursor.execute(
-                "INSERT INTO streams_ingestpause (way_id, began_at, ended_at) VALUES (%s, %s, %s)",
-                [name, live_until, live.since],
-            )
-            cursor.execute("DELETE FROM streams_ingestpause WHERE ended_at < %s", [now - PAUSES_KEPT])
-        cursor.execute("UPDATE streams_ingestway SET live_until = %s WHERE name = %s", [live.until, name])
+def _ways_lock(cursor: Any) -> dict[str, list[Any]]:
     cursor.execute(
-        "SELECT began_at, ended_at FROM streams_ingestpause WHERE way_id = %s ORDER BY ended_at", [name]
+        "SELECT name, live_until, reported_at, live_since FROM streams_ingestway ORDER BY name FOR UPDATE"
     )
-    pauses = [Pause(*row) for row in cursor.fetchall()]
-    return Way(judged_until(live, pauses), pauses)
+    return {name: columns for name, *columns in cursor.fetchall()}
+
+
+def _pause_note(cursor: Any, name: str, live_until: datetime | None, live: Live, *, now: datetime) -> None:
+    if live_until is not None and live.since > live_until:
+        cursor.execute(
+            "INSERT INTO streams_ingestpause (way_id, began_at, ended_at) VALUES (%s, %s, %s)",
+            [name, live_until, live.since],
+        )
+        cursor.execute("DELETE FROM streams_ingestpause WHERE ended_at < %s", [now - PAUSES_KEPT])
+
+
+def _live_write(cursor: Any, live: Mapping[str, Live]) -> dict[str, list[Pause]]:
+    """Note until when each way is live; returns their pauses."""
+    cursor.execute(_LIVE_SQL, [list(live), [one.until for one in live.values()]])
+    pauses: dict[str, list[Pause]] = {HTTP: [], MQTT: []}
+    for name, began_at, ended_at in cursor.fetchall():
+        pauses[name].append(Pause(began_at, ended_at))
+    return pauses
 
 
 def judged_until(live: Live | None, pauses: Sequence[Pause]) -> datetime | None:

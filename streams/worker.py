@@ -55,7 +55,7 @@ class Worker:
 
     async def run(self) -> None:
         # It survives a lost database by itself.
-        steps = [Step(silence_step, every_s=1.0), Step(alerts_tell), *STEPS]
+        steps = [Step(silence_step, every_s=1.0), Step(alerts_tell, if_waiting=True), *STEPS]
         outbox = asyncio.create_task(Outbox(steps=steps).run(self._stopping))
         try:
             await self._run_jobs()

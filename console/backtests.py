@@ -19,7 +19,7 @@ from events.models import Rule
 from events.selectors_pages import Marks, Period, thresholds_of
 from events.sources import SourceIndex, source_levels
 from servwatch_site.errors import Code, ServwatchError
-from streams.backtest import Backtest, Firing, backtest
+from streams.backtest import MOST_PATIENCE_S, PATIENCE_S, Backtest, Firing, backtest
 from tokens.models import Account
 
 ROWS_SHOWN = 50
@@ -45,14 +45,15 @@ class Preview:
     marks: str
 
 
-def preview_of(account: Account, draft: Rule, *, now: datetime) -> Preview:
-    """Raises INVALID_VALUE for a rule without a channel."""
+def preview_of(account: Account, draft: Rule, *, now: datetime, in_full: bool = False) -> Preview:
+    """`in_full`: for as long as a back-test may take. Raises INVALID_VALUE for a rule without a channel."""
     channel = draft.channel
     if channel is None:
         raise ServwatchError(
             Code.INVALID_VALUE, _("Some fields do not fit."), fields={"mapped_ch": _("required")}
         )
-    found = backtest(account, draft, now=now)
+    patience_s = MOST_PATIENCE_S if in_full else PATIENCE_S
+    found = backtest(account, draft, now=now, patience_s=patience_s)
     device_id = _whose(found, draft)
     keys = _keys(found, draft, channel, device_id)
     periods = [

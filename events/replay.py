@@ -5,9 +5,9 @@ comparison; where only some do, or something begins or ends, the minute is `unsu
 the answer is exact. Without them a minute counts by its extreme, and is the first or last of a firing as a whole.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from channels.keys import Scalar
@@ -15,6 +15,7 @@ from events.conditions import Comparison, Condition, Number, first_match, number
 from events.machine import Fired, Phase, Reading, State, step
 
 NO_AGE = timedelta(0)  # as if everything had come at once
+_EPOCH, _MINUTE = datetime(1970, 1, 1, tzinfo=UTC), timedelta(minutes=1)
 Within = Callable[[Number, Number], bool]
 
 
@@ -86,6 +87,45 @@ def buckets_within(condition: Condition, buckets: Iterable[Bucket], *, width: ti
         last = bucket.at
         if in_a_row > enough:
             found.append(bucket)
+    return found
+
+
+def minutes_that_matter(
+    condition: Condition, numbers: Sequence[int], lows: Sequence[Number], highs: Sequence[Number]
+) -> list[Bucket]:
+    """Minutes, counted since 1970 and in order, without those that tell nothing new.
+
+    Of quiet ones in a row the first is kept, and the last of each hour; of a stretch deep within a firing (as
+    buckets_within() has it) one that stands for all.
+    """
+    fires, holds = Shares.of(condition.fires), Shares.of(condition.holds)
+    some, whole, on = fires.some, fires.all, holds.some
+    enough = 2 + -(-condition.for_ // _MINUTE)
+    found: list[Bucket] = []
+    deep: tuple[int, Number, Number] | None = None
+    in_a_row, last, was_quiet = 0, -1, False
+    following = [*numbers[1:], -1]
+    for number, low, high, next_ in zip(numbers, lows, highs, following, strict=False):
+        if whole(low, high):
+            in_a_row = in_a_row + 1 if last == number - 1 else 1
+            if in_a_row > enough:
+                deep = (
+                    (number, low, high) if deep is None else (number, min(deep[1], low), max(deep[2], high))
+                )
+                last = number
+                continue
+            is_quiet = False
+        else:
+            in_a_row = 0
+            is_quiet = not (some(low, high) or on(low, high))
+        if deep is not None:
+            found.append(Bucket(_EPOCH + deep[0] * _MINUTE, deep[1], deep[2]))
+            deep = None
+        if not (is_quiet and was_quiet and next_ // 60 == number // 60):
+            found.append(Bucket(_EPOCH + number * _MINUTE, low, high))
+        was_quiet, last = is_quiet, number
+    if deep is not None:
+        found.append(Bucket(_EPOCH + deep[0] * _MINUTE, deep[1], deep[2]))
     return found
 
 

@@ -11,13 +11,15 @@ from rest_framework.response import Response
 from events.api import EventListView, event_changes
 from events.services import rule_draft
 from streams import api_docs_backtest
-from streams.backtest import MOST_DAYS, Firing, backtest
+from streams.backtest import MOST_DAYS, MOST_PATIENCE_S, Firing, backtest
 from tokens.api_fields import WholeNumberField
 from tokens.api_view import ApiView, account_of, body_checked
 from tokens.models import ApiToken
 from tokens.times import time_text
 
 DAYS = 30
+PATIENCE_S = 1
+FOR_THE_ANSWER_S = 0.2  # of it
 
 
 @extend_schema_view(**api_docs_backtest.BACKTEST)
@@ -28,15 +30,17 @@ class BacktestView(ApiView):
 
     class InputSerializer(EventListView.InputSerializer):
         days = WholeNumberField(low=1, high=MOST_DAYS)
+        patience_s = WholeNumberField(low=1, high=MOST_PATIENCE_S)
 
     def post(self, request: Request) -> Response:
         """When an event of these fields would have fired. It must be complete, as an enabled one has to be."""
         account = account_of(request)
         given = body_checked(request, self.InputSerializer)
         days = given.pop("days", DAYS)
+        patience_s = given.pop("patience_s", PATIENCE_S) - FOR_THE_ANSWER_S
         draft = rule_draft(account, changes=event_changes(account, given))
         zone = account.zone
-        found = backtest(account, draft, now=timezone.now(), days=days)
+        found = backtest(account, draft, now=timezone.now(), days=days, patience_s=patience_s)
         return Response(
             {
                 "start": time_text(found.start, zone=zone),
@@ -46,6 +50,7 @@ class BacktestView(ApiView):
                 "devices_looked": found.devices_looked,
                 "keys": found.keys,
                 "keys_looked": found.keys_looked,
+                "complete": not found.is_cut,
                 "count": found.firing_count,
                 "firings": [_object(firing, zone) for firing in found.firings],
                 "notes": found.notes,

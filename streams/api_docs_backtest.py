@@ -2,7 +2,7 @@
 
 from events.api_docs import EVENT_FIELDS
 from servwatch_site.errors import Code
-from streams.backtest import MOST_DAYS, MOST_FIRINGS
+from streams.backtest import MOST_DAYS, MOST_FIRINGS, MOST_PATIENCE_S
 from tokens.api_docs import (
     INTEGER,
     TEXT,
@@ -46,6 +46,10 @@ _ANSWER = obj(
         "devices_looked": {**INTEGER, "description": "How many of them were looked at."},
         "keys": INTEGER,
         "keys_looked": INTEGER,
+        "complete": {
+            **TRUTH,
+            "description": "False where the time was over; `notes` says what was looked at.",
+        },
         "count": INTEGER,
         "firings": array(FIRING, description=f"The newest {MOST_FIRINGS}, the oldest of them first."),
         "notes": array(TEXT, description="What could not be looked at or said."),
@@ -56,7 +60,17 @@ BACKTEST = {
         "Try an event on past data",
         answers={200: _ANSWER},
         tag="Event",
-        body=body_of({**EVENT_FIELDS, "days": integer(1, MOST_DAYS, description="So far back; default 30.")}),
+        body=body_of(
+            {
+                **EVENT_FIELDS,
+                "days": integer(1, MOST_DAYS, description="So far back; default 30."),
+                "patience_s": integer(
+                    1,
+                    MOST_PATIENCE_S,
+                    description="So many seconds it may take; default 1. What is found by then is the answer.",
+                ),
+            }
+        ),
         body_example={
             "mapped_ch": 0,
             "source": "disk:*:used_pct",
@@ -73,6 +87,7 @@ BACKTEST = {
             "devices_looked": 1,
             "keys": 2,
             "keys_looked": 2,
+            "complete": True,
             "count": 1,
             "firings": [
                 {

@@ -4,6 +4,8 @@ Values: streams/backtest_values.py; silence: streams/backtest_silence.py; a rule
 hour. Everything counts as if it had come at the time it was measured, and nothing from before the span is known.
 """
 
+import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +22,8 @@ from events.conditions import Condition, number_of_text
 from events.machine import Fired, Phase, State, step
 from events.models import Cause, Rule
 from events.replay import Spell
-from events.trend import Point, Window, trend_condition, trend_of, trend_reading
+from events.trend import Point, Trend, Window, trend_condition, trend_of, trend_reading
+from streams.backtest_patience import Patience, TimeIsOver
 from streams.backtest_reads import SeriesReader
 from streams.backtest_silence import SilenceOf, silences, usual_interval_s
 from streams.backtest_values import Budget, ValuesLook
@@ -33,7 +36,8 @@ from tokens.models import Account
 MOST_DAYS = 90
 MOST_FIRINGS = 500
 MOST_TAGS = 20
-LIMIT_S = 10  # of one query
+PATIENCE_S = 0.8  # of a back-test, unless more is asked for
+MOST_PATIENCE_S = 10
 SILENCE_LOOKS = 100  # devices, times key paths and tags
 TREND_LOOKS = 20
 LEARNED_INTERVALS, LEARNED_LEAST_S = (
@@ -71,7 +75,8 @@ class Backtest:
 
     `firings`: the newest MOST_FIRINGS, the oldest of them first; `firing_count` are all that were found.
     `resolution`: the coarsest stored data that was used. `devices_looked` of `devices` and `keys_looked` of `keys`
-    were looked at. `notes`: sentences for people about what could not be looked at or said.
+    were looked at. `notes`: sentences for people about what could not be looked at or said. `is_cut`: since the time
+    was over; with more of it there may be more to say.
     """
 
     start: datetime
@@ -84,12 +89,21 @@ class Backtest:
     keys_looked: int = 0
     keys: int = 0
     notes: list[str] = field(default_factory=list)
+    is_cut: bool = False
 
 
-def backtest(account: Account, draft: Rule, *, now: datetime, days: int = 30) -> Backtest:
+def backtest(
+    account: Account,
+    draft: Rule,
+    *,
+    now: datetime,
+    days: int = 30,
+    patience_s: float = PATIENCE_S,
+    clock: Callable[[], float] = time.monotonic,
+) -> Backtest:
     """What this rule, saved or not (events.services.rule_draft), would have done in the `days` before `now`.
 
-    Nothing is written, nobody is told.
+    Nothing is written, nobody is told. After `patience_s` by `clock` it ends with what it has found.
     """
     channel = draft.channel
     if channel is None or channel.account_id != account.pk or channel.deleted_at is not None:
@@ -97,7 +111,8 @@ def backtest(account: Account, draft: Rule, *, now: datetime, days: int = 30) ->
             now, now, notes=[_("The event names no channel, so that there is nothing to look at.")]
         )
     span = min(timedelta(days=min(days, MOST_DAYS)), channel.retention)
-    return _Look(draft, start=now - span, end=now).run()
+    patience = Patience(min(patience_s, MOST_PATIENCE_S), clock)
+    return _Look(draft, patience, start=now - span, end=now).run()
 
 
 def _averages(
@@ -109,8 +124,10 @@ def _averages(
 class _Look:
     """The work on one back-test."""
 
-    def __init__(self, rule: Rule, *, start: datetime, end: datetime) -> None:
+    def __init__(self, rule: Rule, patience: Patience, *, start: datetime, end: datetime) -> None:
         self._rule = rule
+        self._patience = patience
+        self._is_cut = False
         self._start, self._end = start, end
         self._devices = devices_of(rule)
         self._ids = dict(self._devices)
@@ -148,10 +165,12 @@ class _Look:
             keys_looked=min(len(self._streams), MOST_KEYS),
             keys=len(self._streams),
             notes=self._notes,
+            is_cut=self._is_cut,
         )
 
     def _values(self) -> None:
         rule, budget = self._rule, Budget()
+        whole = self._patience if rule.absent_s is None else self._patience.part(2)  # silence wants some, too
         condition = Condition.of(rule.operator, rule.threshold, rule.clear_threshold, rule.for_s)
         streams = self._streams[:MOST_KEYS]
         rolled = (Stream.Type.NUMBER, Stream.Type.BOOLEAN)
@@ -160,12 +179,20 @@ class _Look:
         others = [stream.key for stream in streams if stream.key not in set(numeric)]
         if not streams:
             return
-        for tag in self._tags:
+        for place, tag in enumerate(self._tags):
+            patience = whole.part(len(self._tags) - place)
+            budget.left_s = patience.left_s
             look = ValuesLook(self._reader(tag), condition, self._keys, budget)
-            for one in self._tried(partial(look.run, numeric=numeric, others=others)):
+            self._tried(partial(look.run, numeric=numeric, others=others), patience)
+            for one in look.found:
                 self._add(one.device_key, tag, one.path, Cause.VALUE, [one.spell])
             self._looked = min(self._looked, look.looked)
             self._resolution = max(self._resolution, look.resolution, key=list(Resolution).index)
+            if look.looked < len(self._keys) or look.values_from is not None:
+                self._is_cut = True
+            if look.values_from is not None:
+                sentence = _("The time was enough for values from %(time)s (UTC) on.")
+                self._notes.append(sentence % {"time": f"{look.values_from:%Y-%m-%d %H:%M}"})
             if look.texts_from is not None:
                 sentence = _("Texts are only looked at in the newest records, here from %(time)s (UTC) on.")
                 self._notes.append(sentence % {"time": f"{look.texts_from:%Y-%m-%d %H:%M}"})
@@ -177,9 +204,13 @@ class _Look:
             names = [("", [])]
         tags: list[str | None] = [*self._tags] if rule.source or rule.tag else [None]
         devices = self._keys[: max(SILENCE_LOOKS // max(len(names) * len(tags), 1), 1)]
-        self._looked = min(self._looked, len(devices))
         rolled = RollupMark.objects.exclude(rolled_until=None).exists()
+        looked = 0
         for device_key in devices:
+            if looked and self._patience.left_s() <= 0:
+                self._is_cut = True
+                break
+            looked += 1
             absent = timedelta(seconds=absent_s) if absent_s else self._usual(device_key)
             if absent is None:
                 self._notes.append(
@@ -192,6 +223,7 @@ class _Look:
                     self._silence_of(
                         SilenceOf(rule.channel_id or 0, device_key, tag, path, stream_keys), absent, rolled
                     )
+        self._looked = min(self._looked, looked)
 
     def _silence_of(self, one: SilenceOf, absent: timedelta, rolled: bool) -> None:
         spells = self._tried(
@@ -203,9 +235,10 @@ class _Look:
                 absent=absent,
                 rolled=rolled,
                 most=MOST_FIRINGS,
-            )
+            ),
+            self._patience,
         )
-        self._add(one.device_key, one.tag or "", one.path, Cause.SILENCE, spells)
+        self._add(one.device_key, one.tag or "", one.path, Cause.SILENCE, spells or ())
 
     def _trend(self, ahead: timedelta) -> None:
         """Judged at the end of each hour, by what was known then."""
@@ -214,40 +247,58 @@ class _Look:
         devices = self._keys[: max(TREND_LOOKS // max(len(paths) * len(self._tags), 1), 1)]
         self._looked = min(self._looked, len(devices))
         self._resolution = Resolution.HOUR
-        for tag in self._tags:
+        known_from = self._start
+        for place, tag in enumerate(self._tags):
+            patience = self._patience.part(len(self._tags) - place)
             reader = self._reader(tag, start=self._start - window.span)
             width = max(window.step, HOUR / 4)
-            rows = self._tried(partial(_averages, reader, devices, paths, width))
+            rows = self._tried(partial(_averages, reader, devices, paths, width), patience)
             lines: dict[tuple[int, str], list[Point]] = {}
-            for device_key, path, at, value in rows:
+            for device_key, path, at, value in rows or ():
                 lines.setdefault((device_key, path), []).append(Point(at, value))
-            for (device_key, path), points in lines.items():
-                spells = self._trend_spells(points, ahead, window.span)
-                self._add(device_key, tag, path, Cause.TREND, spells)
+            for number, ((device_key, path), points) in enumerate(lines.items()):
+                trends = self._trends(points, window.span, patience.part(len(lines) - number))
+                if trends and trends[0][0] > self._first_hour:
+                    known_from = max(known_from, trends[0][0])
+                self._add(device_key, tag, path, Cause.TREND, self._trend_spells(trends, ahead))
+        if known_from > self._start:
+            self._is_cut = True
+            sentence = _("The time was enough for trends from %(time)s (UTC) on.")
+            self._notes.append(sentence % {"time": f"{known_from:%Y-%m-%d %H:%M}"})
 
-    def _trend_spells(self, points: Sequence[Point], ahead: timedelta, span: timedelta) -> list[Spell]:
+    @property
+    def _first_hour(self) -> datetime:
+        return self._start.replace(minute=0, second=0, microsecond=0) + HOUR
+
+    def _trends(
+        self, points: Sequence[Point], span: timedelta, patience: Patience
+    ) -> list[tuple[datetime, Trend | None]]:
+        """The trend at each hour, in order; the newest are made first, as far as the time goes."""
+        found: list[tuple[datetime, Trend | None]] = []
+        times = [point.at for point in points]
+        at = self._end.replace(minute=0, second=0, microsecond=0)
+        while at >= self._first_hour and (not found or patience.left_s() > 0):
+            some = points[bisect_left(times, at - span) : bisect_left(times, at)]
+            found.append((at, trend_of(some, at=at)))
+            at -= HOUR
+        return found[::-1]
+
+    def _trend_spells(self, trends: Iterable[tuple[datetime, Trend | None]], ahead: timedelta) -> list[Spell]:
         rule = self._rule
         fires = Condition.of(rule.operator, rule.threshold, rule.clear_threshold, 0).fires
         asked = trend_condition(ahead, timedelta(seconds=rule.for_s))
         state: State | None = None
         spells: list[Spell] = []
-        low = high = 0
-        at = self._start.replace(minute=0, second=0, microsecond=0) + HOUR
-        while at <= self._end:
-            while high < len(points) and points[high].at < at:
-                high += 1
-            while low < high and points[low].at < at - span:
-                low += 1
-            trend = trend_of(points[low:high], at=at)
-            if trend is not None:
-                state, transition = step(asked, state, trend_reading(trend, fires))
-                if isinstance(transition, Fired):
-                    spells.append(Spell(transition.since, at, None, trend.value, exact=False))
-                elif transition is not None:
-                    spells[-1].until = at
-                elif state is not None and state.phase is Phase.FIRING:
-                    spells[-1].peak = trend.value
-            at += HOUR
+        for at, trend in trends:
+            if trend is None:
+                continue
+            state, transition = step(asked, state, trend_reading(trend, fires))
+            if isinstance(transition, Fired):
+                spells.append(Spell(transition.since, at, None, trend.value, exact=False))
+            elif transition is not None:
+                spells[-1].until = at
+            elif state is not None and state.phase is Phase.FIRING:
+                spells[-1].peak = trend.value
         return spells
 
     def _reader(self, tag: str, *, start: datetime | None = None) -> SeriesReader:
@@ -259,14 +310,15 @@ class _Look:
             return None
         return timedelta(seconds=max(LEARNED_INTERVALS * seconds, LEARNED_LEAST_S))
 
-    def _tried(self, look: Callable[[], list[T]]) -> list[T]:
+    def _tried(self, look: Callable[[], T], patience: Patience) -> T | None:
         """What a look found; what takes too long is given up, and said."""
-        with suppress(OperationalError), reading(limit_s=LIMIT_S):
+        with suppress(OperationalError, TimeIsOver), reading(), patience.limits_queries():
             return look()
+        self._is_cut = True
         sentence = _("A part took too long to look at and is left out; name one device or fewer days.")
         if sentence not in self._notes:
             self._notes.append(sentence)
-        return []
+        return None
 
     def _add(self, device_key: int, tag: str, key: str, cause: Cause, spells: Iterable[Spell]) -> None:
         for one in spells:

@@ -61,21 +61,33 @@ class SeriesReader:
         of: Resolution,
     ) -> Iterator[tuple[int, str, Bucket]]:
         """Device key (0: all devices of the channel together), key path and its minute or hour, in order of time."""
-        folds = Folds(
-            self._scope(device_keys),
-            [key_split(path) for path in paths],
-            low=max(low, self.low),
-            high=min(high, self.high),
-            bucket=f"date_trunc('{of}', at, 'UTC')",
-            coarsest=of,
-            booleans=True,
-            by_device=device_keys is not None,
-        )
+        folds = self.folds(device_keys, paths, low=max(low, self.low), high=min(high, self.high), of=of)
         for row in folds.rows([_low, _high]):
             device_key, numbers = (0, row[1:]) if device_keys is None else (row[1], row[2:])
             for place, path in enumerate(paths):
                 if numbers[2 * place] is not None:
                     yield device_key, path, Bucket(row[0], numbers[2 * place], numbers[2 * place + 1])
+
+    def folds(
+        self,
+        device_keys: Sequence[int] | None,
+        paths: Sequence[str],
+        *,
+        low: datetime,
+        high: datetime,
+        of: Resolution,
+    ) -> Folds:
+        """What minutes or hours are made of."""
+        return Folds(
+            self._scope(device_keys),
+            [key_split(path) for path in paths],
+            low=low,
+            high=high,
+            bucket=f"date_trunc('{of}', at, 'UTC')",
+            coarsest=of,
+            booleans=True,
+            by_device=device_keys is not None,
+        )
 
     def averages(
         self, device_keys: Sequence[int], paths: Sequence[str], *, step: timedelta

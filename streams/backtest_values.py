@@ -4,39 +4,58 @@ Few records are read all. Else hours of the whole channel say where anything cou
 device there say which, minutes say when, and records only those minutes in which something begins or ends
 (events/replay.py). Texts are in no roll-up: of those the newest records are read.
 
-What is read is bounded (Budget), whatever the data. Devices for which nothing is left are not looked at.
+What is read is bounded (Budget), whatever the data, and so is the time. Devices are looked at some at a time, of each
+the newest hours first: what was not reached is left out, as if the span began later, and said.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import NamedTuple
 
+from django.db import OperationalError, transaction
+
 from events.conditions import Condition
-from events.replay import Bucket, Item, Replay, Shares, Spell, buckets_that_matter, buckets_within
+from events.replay import (
+    Bucket,
+    Item,
+    Replay,
+    Shares,
+    Spell,
+    buckets_that_matter,
+    buckets_within,
+    minutes_that_matter,
+)
+from streams.backtest_patience import TimeIsOver
 from streams.backtest_reads import SeriesReader, SpanOf, reading_of, spans_of
+from streams.backtest_rolled import Line, RolledLines
 from streams.cover import HOUR, MINUTE, Resolution
 
 FEW_RECORDS = 20_000
-PART = 6 * HOUR  # minutes of many devices are read by so much at once,
-DAY = 24 * HOUR  # and those of one device,
-MOSTLY = 0.6  # unless so much of the whole is wanted
+HOURS_AT_ONCE = 400  # of devices and key paths, whose minutes are read by one query
+FIRST_DEVICES = 16  # are looked at before it is known how long one takes
+GROWTH = 4
+FOR_MINUTES = 0.4  # of the time that is left; then come the ends of firings, and records
+A_MINUTES_RECORDS_S = 0.0005  # to read and to run through
+A_RECORD_S = 0.00003
 ROUNDS = 6  # of looking at records: what begins may show later than it was thought
 RECORDS_A_MINUTE = 1_000
 DEVICES_BY_RECORD = 200
 AFTER_A_STRETCH = 5  # records in which to look for the end of what still fires
 
-Line = tuple[int, str]  # device, key path
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass
 class Budget:
     """What one back-test may still read."""
 
-    device_hours: int = 40_000
-    minutes: int = 100_000  # times key paths
+    device_hours: int = 400_000
+    minutes: int = 300_000  # times key paths
     raw_minutes: int = 2_000
     records: int = 100_000
+    left_s: Callable[[], float] = lambda: math.inf
 
 
 class Found(NamedTuple):
@@ -49,34 +68,39 @@ class Found(NamedTuple):
 
 @dataclass
 class ValuesLook:
-    """One tag's values held against a condition; afterwards what was looked at, and from when."""
+    """One tag's values held against a condition; afterwards what was looked at, and from when.
+
+    It may be broken off when the time is over: what was found before is in `found`.
+    """
 
     reader: SeriesReader
     condition: Condition
     devices: Sequence[int]
     budget: Budget
+    found: list[Found] = field(default_factory=list)
     looked: int = 0
     resolution: Resolution = Resolution.RAW
     texts_from: datetime | None = None
+    values_from: datetime | None = None
     coarse: bool = False
     _interesting: dict[int, dict[str, list[datetime]]] = field(default_factory=dict)
     _within: dict[Line, dict[datetime, Bucket]] = field(default_factory=dict)
 
-    def run(self, *, numeric: Sequence[str], others: Sequence[str]) -> list[Found]:
+    def run(self, *, numeric: Sequence[str], others: Sequence[str]) -> None:
         """`numeric`: the key paths that roll-ups can answer."""
         one = len(self.devices) == 1
-        self.looked = len(self.devices)
         count = self.reader.count(self.devices if one else None, most=FEW_RECORDS + 1)
         if count <= FEW_RECORDS:
-            return self._by_record([*numeric, *others], most=FEW_RECORDS + 1)
-        found = []
+            self.looked = len(self.devices)
+            self.found += self._by_record([*numeric, *others], most=FEW_RECORDS + 1)
+            return
         if numeric:
-            found += self._by_minute(numeric)
+            self._by_minute(numeric)
         if others:
             devices = min(len(self.devices), DEVICES_BY_RECORD)
-            self.looked = min(self.looked, devices)
-            found += self._by_record(others, most=max(self.budget.records // devices, 1))
-        return found
+            self.looked = min(self.looked, devices) if numeric else devices
+            records = min(self.budget.records, self.budget.left_s() * FOR_MINUTES / A_RECORD_S)
+            self.found += self._by_record(others, most=max(int(records) // max(devices, 1), 1))
 
     # --- records alone ---
 
@@ -101,29 +125,51 @@ class ValuesLook:
 
     # --- hours, then minutes, then records ---
 
-    def _by_minute(self, paths: Sequence[str]) -> list[Found]:
+    def _by_minute(self, paths: Sequence[str]) -> None:
         hours = self._hours_of_channel(paths)
         if not hours:
             self.resolution = Resolution.HOUR
-            return []
+            self.looked = len(self.devices)
+            return
         self.resolution = Resolution.MINUTE
-        devices = self.devices[: max(self.budget.device_hours // len(hours), 1)]
-        self.budget.device_hours = max(self.budget.device_hours - len(devices) * len(hours), 0)
-        if len(self.devices) > 1:
-            self._interesting = self._hours_of_devices(devices, paths, hours)
-        else:
+        if len(self.devices) == 1:
             self._interesting = {self.devices[0]: self._channel_hours}
+            self._some(self.devices, paths)
+            return
+        count = FIRST_DEVICES
+        left_s = self.budget.left_s()
+        while self.looked < len(self.devices) and self.values_from is None:
+            count = min(count, self.budget.device_hours // len(hours))
+            if self.looked and (count <= 0 or self.budget.minutes <= 0):
+                break
+            some = self.devices[self.looked : self.looked + max(count, 1)]
+            self.budget.device_hours = max(self.budget.device_hours - len(some) * len(hours), 0)
+            self._interesting = self._hours_of_devices(some, paths, hours)
+            looked = self._some(some, paths)
+            if looked < len(some):
+                break
+            before_s, left_s = left_s, self.budget.left_s()
+            if left_s == math.inf:
+                count *= GROWTH
+            else:
+                each_s = max((before_s - left_s) / looked, 1e-6)
+                count = min(count * GROWTH, int(left_s * FOR_MINUTES / each_s))
+
+    def _some(self, devices: Sequence[int], paths: Sequence[str]) -> int:
+        """Look at the minutes and records of some devices; returns how many of them."""
         items: dict[Line, list[Item]] = {}
         looked = self._minutes(devices, paths, items)
-        self.looked = looked
         self._ends_add(items, paths)
-        return self._replayed(items)
+        self.found += self._replayed(items)
+        self.looked += looked
+        return looked
 
     def _hours_of_channel(self, paths: Sequence[str]) -> list[datetime]:
         """The hours in which anything at all could fire."""
         devices = self.devices if len(self.devices) == 1 else None
         rows: dict[str, list[Bucket]] = {}
-        for _, path, bucket in self._hours(devices, paths, self.reader.low, self.reader.high):
+        low, high = self.reader.low, self.reader.high
+        for _, path, bucket in self.reader.buckets(devices, paths, low=low, high=high, of=Resolution.HOUR):
             rows.setdefault(path, []).append(bucket)
         self._channel_hours = {path: buckets_that_matter(self.condition, some) for path, some in rows.items()}
         if devices:
@@ -133,10 +179,19 @@ class ValuesLook:
     def _hours_of_devices(
         self, devices: Sequence[int], paths: Sequence[str], hours: Sequence[datetime]
     ) -> dict[int, dict[str, list[datetime]]]:
-        rows: dict[Line, list[Bucket]] = {}
-        for low, high in _few(spans_of(hours, HOUR)):
-            for device_key, path, bucket in self._hours(devices, paths, low, high):
-                rows.setdefault((device_key, path), []).append(bucket)
+        spans = _few(spans_of(hours, HOUR))
+        wanted = {(device_key, path): spans for device_key in devices for path in paths}
+        rolled = RolledLines(self.reader, devices, paths, of=Resolution.HOUR)
+        rows: dict[Line, list[Bucket]] = {
+            line: [
+                Bucket(_EPOCH + number * HOUR, low, high) for number, low, high in zip(*columns, strict=True)
+            ]
+            for line, columns in rolled.read(wanted)
+        }
+        for line, bucket in rolled.rest(wanted):
+            rows.setdefault(line, []).append(bucket)
+        for some in rows.values():
+            some.sort()
         self._note_within(rows)
         found: dict[int, dict[str, list[datetime]]] = {}
         for (device_key, path), some in rows.items():
@@ -147,56 +202,61 @@ class ValuesLook:
 
     def _note_within(self, rows: dict[Line, list[Bucket]]) -> None:
         """Hours in which it fires throughout need no look at their minutes."""
+        self._within = {}
         for line, some in rows.items():
             within = buckets_within(self.condition, some, width=HOUR)
             self._within[line] = {bucket.at: bucket for bucket in within}
 
-    def _hours(
-        self, devices: Sequence[int] | None, paths: Sequence[str], low: datetime, high: datetime
-    ) -> Iterator[tuple[int, str, Bucket]]:
-        return self.reader.buckets(devices, paths, low=low, high=high, of=Resolution.HOUR)
-
     def _minutes(self, devices: Sequence[int], paths: Sequence[str], items: dict[Line, list[Item]]) -> int:
-        """Read the minutes of interesting hours as far as the budget goes; returns for how many devices it went."""
+        """Read the minutes of interesting hours as far as budget and time go; returns for how many devices it went.
+
+        The newest hours first. Where the time ends, all before that is left out.
+        """
         looked, chosen = 0, []
         for device_key in devices:
             cost = 60 * sum(len(hours) for _, hours in self._to_read(device_key))
-            if cost > self.budget.minutes and looked:
+            if cost > self.budget.minutes and (looked or self.looked):
                 break
             self.budget.minutes -= cost
             looked += 1
             if device_key in self._interesting:
                 chosen.append(device_key)
-        wanted: dict[Line, set[datetime]] = {}
-        parts: dict[datetime, dict[int, set[str]]] = {}
-        width = self._width(chosen)
-        base = self.reader.low.replace(minute=0, second=0, microsecond=0)  # parts are of whole hours
+        hours = [
+            (at, (device_key, path))
+            for device_key in chosen
+            for path, some in self._to_read(device_key)
+            for at in some
+        ]
+        hours.sort(reverse=True)
+        rolled = RolledLines(self.reader, devices, paths, of=Resolution.MINUTE)
+        begin_s = self.budget.left_s()
+        read: dict[Line, list[Item]] = {}
+        since, place = self.reader.low, 0
+        while place < len(hours):
+            if place and self.budget.left_s() < begin_s * (1 - FOR_MINUTES):
+                since = self.values_from = hours[place - 1][0]
+                break
+            end = min(place + HOURS_AT_ONCE, len(hours))
+            while end < len(hours) and hours[end][0] == hours[end - 1][0]:
+                end += 1
+            wanted: dict[Line, list[datetime]] = {}
+            for at, line in reversed(hours[place:end]):
+                wanted.setdefault(line, []).append(at)
+            spans = {line: spans_of(some, HOUR) for line, some in wanted.items()}
+            for line, columns in rolled.read(spans):
+                read.setdefault(line, []).extend(minutes_that_matter(self.condition, *columns))
+            for line, bucket in rolled.rest(spans):
+                read.setdefault(line, []).append(bucket)
+            place = end
         for device_key in chosen:
-            for path, hours in self._to_read(device_key):
-                wanted[device_key, path] = set(hours)
-                for at in hours:
-                    part = base + (at - base) // width * width
-                    parts.setdefault(part, {}).setdefault(device_key, set()).add(path)
-            for path in self._interesting[device_key]:
-                items[device_key, path] = list(self._within[device_key, path].values())
-        for part, by_device in sorted(parts.items()):
-            some = [path for path in paths if any(path in own for own in by_device.values())]
-            hours = [
-                at
-                for device_key, own in by_device.items()
-                for path in own
-                for at in wanted[device_key, path]
-                if part <= at < part + width
-            ]
-            for device_key, path, bucket in self.reader.buckets(
-                sorted(by_device),
-                some,
-                low=min(hours),
-                high=max(hours) + HOUR,
-                of=Resolution.MINUTE,
-            ):
-                if bucket.at.replace(minute=0) in wanted.get((device_key, path), ()):
-                    items[device_key, path].append(bucket)
+            for path, at_hours in self._interesting[device_key].items():
+                line = (device_key, path)
+                if self.values_from is not None:
+                    at_hours[:] = [at for at in at_hours if at >= since]
+                within = [
+                    one for at, one in self._within[line].items() if at >= since or not self.values_from
+                ]
+                items[line] = [*within, *read.get(line, ())]
         return looked
 
     def _to_read(self, device_key: int) -> Iterator[tuple[str, list[datetime]]]:
@@ -204,14 +264,6 @@ class ValuesLook:
         for path, hours in self._interesting.get(device_key, {}).items():
             within = self._within[device_key, path]
             yield path, [at for at in hours if at not in within]
-
-    def _width(self, chosen: Sequence[int]) -> timedelta:
-        """How much time is read at once."""
-        if len(chosen) != 1:
-            return PART
-        hours = {at for _, some in self._to_read(chosen[0]) for at in some}
-        span = (self.reader.high - self.reader.low) // HOUR * HOUR + 2 * HOUR
-        return span if len(hours) * HOUR > MOSTLY * span else DAY
 
     def _ends_add(self, items: dict[Line, list[Item]], paths: Sequence[str]) -> None:
         """Beyond each stretch of interesting hours that may end in a firing the first records, of which one ends it."""
@@ -239,13 +291,19 @@ class ValuesLook:
 
     def _replayed(self, items: dict[Line, list[Item]]) -> list[Found]:
         """Run through all of it; where something is unsure, again with the records of those minutes."""
+        began_s = self.budget.left_s()
         replays = {line: self._replay(own) for line, own in items.items()}
+        took_s = max(began_s - self.budget.left_s(), 0.0) if began_s != math.inf else 0.0
         unsure = {line: replay.unsure for line, replay in replays.items() if replay.unsure}
         for _ in range(ROUNDS):
-            unsure = self._affordable(unsure)
+            unsure = self._affordable(unsure, took_s=took_s)
             if not unsure:
                 break
-            self._records_put(items, unsure)
+            try:
+                with transaction.atomic():
+                    self._records_put(items, unsure)
+            except (OperationalError, TimeIsOver):  # what is known to the minute is worth telling
+                break
             for line in unsure:
                 replays[line] = self._replay(items[line])
             unsure = {line: replays[line].unsure for line in unsure if replays[line].unsure}
@@ -257,15 +315,18 @@ class ValuesLook:
         replay.run(items)
         return replay
 
-    def _affordable(self, unsure: dict[Line, list[datetime]]) -> dict[Line, list[datetime]]:
-        """The newest first, since those are asked for most."""
+    def _affordable(self, unsure: dict[Line, list[datetime]], *, took_s: float) -> dict[Line, list[datetime]]:
+        """The newest first, since those are asked for most; as many as budget and time allow."""
+        count = self.budget.raw_minutes
+        left_s = self.budget.left_s()
+        if left_s != math.inf:
+            count = min(count, int((left_s * FOR_MINUTES - took_s) / A_MINUTES_RECORDS_S))
+        minutes = sorted(((at, line) for line, some in unsure.items() for at in set(some)), reverse=True)
+        minutes = minutes[: max(count, 0)]
+        self.budget.raw_minutes -= len(minutes)
         found: dict[Line, list[datetime]] = {}
-        for line, minutes in unsure.items():
-            minutes = list(dict.fromkeys(minutes))
-            some = minutes[-self.budget.raw_minutes :] if self.budget.raw_minutes else []
-            self.budget.raw_minutes -= len(some)
-            if some:
-                found[line] = some
+        for at, line in minutes:
+            found.setdefault(line, []).append(at)
         return found
 
     def _records_put(self, items: dict[Line, list[Item]], unsure: dict[Line, list[datetime]]) -> None:

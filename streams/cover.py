@@ -62,9 +62,9 @@ def cover(
         return Cover(raw=[(low, high)])
     holes = [*due, *((cut, cut) for cut in cuts)]
     hours = _rows([(low, min(high, until))], holes, width=HOUR) if coarsest == Resolution.HOUR else []
-    rest = _without([(low, high)], hours)
+    rest = without([(low, high)], hours)
     minutes = _rows([(begin, min(end, until)) for begin, end in rest], holes, width=MINUTE)
-    return Cover(hours, minutes, _without(rest, minutes))
+    return Cover(hours, minutes, without(rest, minutes))
 
 
 def _rows(spans: Iterable[Span], holes: Iterable[Span], *, width: timedelta) -> list[Span]:
@@ -72,7 +72,7 @@ def _rows(spans: Iterable[Span], holes: Iterable[Span], *, width: timedelta) -> 
     whole = [(_ceiling(low, width), _floor(high, width)) for low, high in spans if low < high]
     touched = ((_floor(low, width), _ceiling(high, width)) for low, high in holes)
     missing = _merged((low, high) for low, high in touched if low < high)
-    return _longest(_without([(low, high) for low, high in whole if low < high], missing))
+    return _longest(without([(low, high) for low, high in whole if low < high], missing))
 
 
 def _longest(spans: list[Span]) -> list[Span]:
@@ -92,7 +92,7 @@ def _merged(spans: Iterable[Span]) -> list[Span]:
     return found
 
 
-def _without(spans: Iterable[Span], holes: Sequence[Span]) -> list[Span]:
+def without(spans: Iterable[Span], holes: Sequence[Span]) -> list[Span]:
     """What is left of the spans."""
     left = []
     place = 0

@@ -115,6 +115,11 @@ class Folds:
     def _rolled(self) -> bool:
         return bool(self.cover.hours or self.cover.minutes)
 
+    def only_name(self, levels: Levels) -> int | None:
+        """What roll-ups call the values at a key path; None where that is unknown, or there are several names."""
+        names = [*self._names.get(Column(levels), ()), *self._names.get(Column(levels, boolean=True), ())]
+        return names[0] if len(names) == 1 else None
+
     def rows(self, aggregates: Sequence[Aggregate]) -> list[tuple[Any, ...]]:
         """Of each bucket with records: the bucket, the device if `by_device`, and the aggregates of each key.
 

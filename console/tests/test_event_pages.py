@@ -1,7 +1,9 @@
 """Pages of alerts, events, notifiers, deliveries and maintenance: for the owner, a stranger, and without scripts."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
 from django.db.models import JSONField, Value
@@ -27,6 +29,7 @@ from events.notifiers_store import notifier_create
 from events.services import alert_comment, rule_create
 from events.tests.alerts import alert_add
 from servwatch_site.tests.cast import NOW
+from streams.backtest import Backtest, backtest
 
 PAGES = (
     "/alerts/",
@@ -408,6 +411,21 @@ class EventFormTest(EventPagesTestCase):
         assert Rule.objects.count() == 0
         html = self.post("/events/new/", self.filled(threshold="", action="backtest"))
         assert "not complete yet" in html
+
+    def test_a_back_test_that_was_cut_offers_to_look_at_everything(self) -> None:
+        self.send("json/web-1", '{"cpu":{"total":12.5}}')
+        patience_s: list[float] = []
+
+        def cut(*arguments: Any, **more: Any) -> Backtest:
+            patience_s.append(more["patience_s"])
+            return replace(backtest(*arguments, **more | {"patience_s": 10}), is_cut=True)
+
+        with patch("console.backtests.backtest", cut):
+            html = self.post("/events/new/", self.filled(action="backtest"))
+            assert "Look at everything" in html
+            html = self.post("/events/new/", self.filled(action="backtest-in-full"))
+        assert "It would not have fired" in html and "Look at everything" not in html
+        assert patience_s == [0.8, 10]
 
 
 class NotifierPagesTest(EventPagesTestCase):

@@ -26,7 +26,7 @@ from servwatch_site.errors import ServwatchError
 from tokens.models import Account
 
 SUGGESTIONS = 500
-BACKTEST = "backtest"
+BACKTEST, BACKTEST_IN_FULL = "backtest", "backtest-in-full"
 
 
 @require_GET
@@ -73,12 +73,14 @@ def event(request: HttpRequest, pk: int) -> HttpResponse:
 def _form_page(request: HttpRequest, form: RuleForm, *, rule: Rule | None) -> HttpResponse:
     """Save it, or try it on past data: the page with the result, or that part of it alone for the script."""
     context: dict[str, Any] = {"form": form, "rule": rule, "now": timezone.now()}
-    wants_backtest = request.POST.get("action") == BACKTEST
+    action = request.POST.get("action")
+    wants_backtest = action in (BACKTEST, BACKTEST_IN_FULL)
     if request.method == "POST" and form.is_valid():
         try:
             if wants_backtest:
                 draft = rule_draft(form.account, changes=form.changes())
-                context["preview"] = preview_of(form.account, draft, now=timezone.now())
+                in_full = context["in_full"] = action == BACKTEST_IN_FULL
+                context["preview"] = preview_of(form.account, draft, now=timezone.now(), in_full=in_full)
             else:
                 return redirect("console:event", _saved(request, form, rule).pk)
         except ServwatchError as error:

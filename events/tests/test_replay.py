@@ -4,7 +4,15 @@ from datetime import UTC, datetime, timedelta
 
 from events.conditions import Condition
 from events.machine import Fired, Reading, State, step
-from events.replay import NO_AGE, Bucket, Item, Replay, Spell, buckets_that_matter
+from events.replay import (
+    NO_AGE,
+    Bucket,
+    Item,
+    Replay,
+    Spell,
+    buckets_that_matter,
+    minutes_that_matter,
+)
 
 BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
@@ -129,3 +137,27 @@ def test_only_hours_in_which_it_may_fire_or_go_on_matter() -> None:
     condition = Condition.of(">", "90", "80", 0)
     buckets = [Bucket(BEGIN + n * MINUTE, 0, high) for n, high in enumerate([85, 91, 85, 85, 80, 85, 99, 10])]
     assert buckets_that_matter(condition, buckets) == [BEGIN + n * MINUTE for n in (1, 2, 3, 6)]
+
+
+def test_what_is_left_out_changes_nothing() -> None:
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    for seed in range(6):
+        every = minutes(walk(seed, count=4_000))
+        numbers = [(one.at - epoch) // MINUTE for one in every]
+        lows, highs = [one.low for one in every], [one.high for one in every]
+        for operator, threshold, clear, for_s in (
+            (">", "60", None, 0),
+            (">", "60", "50", 300),
+            (">=", "20", None, 120),
+            ("<", "30", "45", 0),
+            ("!=", "0", None, 0),
+        ):
+            condition = Condition.of(operator, threshold, clear, for_s)
+            some = minutes_that_matter(condition, numbers, lows, highs)
+            found = []
+            for items in (every, some):
+                replay = Replay(condition, width=MINUTE)
+                replay.run(items)
+                found.append((replay.spells, replay.unsure))
+            assert found[0] == found[1], (seed, condition)
+            assert len(some) < len(every)

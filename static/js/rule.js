@@ -8,11 +8,12 @@
   if (!form || !out || !button) return;
   let asked = 0, timer = null;
 
-  async function tryIt(seen) {
+  async function tryIt(seen, action) {
     const turn = asked += 1;
     const body = new FormData(form);
-    body.set("action", "backtest");
+    body.set("action", action || "backtest");
     button.disabled = true;
+    if (action) out.setAttribute("aria-busy", "true");
     try {
       const answer = await fetch(location.href, { method: "POST", body: body, headers: { "X-Requested-With": "fetch" }, redirect: "error" });
       if (!answer.ok) throw new Error(String(answer.status));
@@ -25,13 +26,21 @@
     } catch (error) {
       if (turn === asked) out.textContent = out.dataset.failed;
     } finally {
-      if (turn === asked) button.disabled = false;
+      if (turn === asked) { button.disabled = false; out.removeAttribute("aria-busy"); }
     }
   }
 
   button.addEventListener("click", function (event) {
     event.preventDefault();
     tryIt(true);
+  });
+
+  out.addEventListener("click", function (event) {
+    const more = event.target.closest("button[value=backtest-in-full]");
+    if (!more) return;
+    event.preventDefault();
+    more.disabled = true;
+    tryIt(true, more.value);
   });
 
   // Once tried, the result follows what is changed.

@@ -17,7 +17,9 @@ class BacktestApiTest(ApiTestCase):
         begin = timezone.now().replace(microsecond=0) - timedelta(hours=3)
         for number, value in enumerate([10, 95, 99, 50, 91]):
             record_add(self.web1, self.servers, begin + number * timedelta(minutes=10), {"cpu": value})
-        answer = self.call("POST", "/v2/event/backtest", {**WHOLE, "days": 1}, token=self.read_token)
+        answer = self.call(
+            "POST", "/v2/event/backtest", {**WHOLE, "days": 1, "patience_s": 10}, token=self.read_token
+        )
         assert answer.status_code == 200, answer.content
         found = answer.json()
         first, second = found.pop("firings")
@@ -31,9 +33,10 @@ class BacktestApiTest(ApiTestCase):
         assert first["exact"] and first["tag"] is None
         assert {
             name: found[name]
-            for name in ("resolution", "count", "devices", "devices_looked", "keys", "notes")
+            for name in ("resolution", "complete", "count", "devices", "devices_looked", "keys", "notes")
         } == {
             "resolution": "raw",
+            "complete": True,
             "count": 2,
             "devices": 1,
             "devices_looked": 1,
@@ -48,6 +51,8 @@ class BacktestApiTest(ApiTestCase):
 
         error({}, 400, "INVALID_VALUE", fields={"mapped_ch", "source", "operator", "threshold"})
         error({**WHOLE, "days": 0}, 400, "INVALID_VALUE", fields={"days"})
+        for patience_s in (0, 11):
+            error({**WHOLE, "patience_s": patience_s}, 400, "INVALID_VALUE", fields={"patience_s"})
         error({**WHOLE, "days": 91}, 400, "INVALID_VALUE", fields={"days"})
         error({**WHOLE, "clear_threshold": "95"}, 400, "INVALID_VALUE", fields={"clear_threshold"})
         error({**WHOLE, "mapped_ch": 99}, 404, "NO_CHANNEL")

@@ -1,5 +1,6 @@
 """Back-tests against every record run through the machine one by one."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +38,8 @@ class BacktestCase(RollupCase):
         return rule_draft(self.owner, changes=changes | more)
 
     def run_it(self, draft: Rule, *, days: int = 1) -> Backtest:
-        return backtest(self.owner, draft, now=self.now, days=days)
+        """With a clock that stands still, so that a busy machine changes nothing."""
+        return backtest(self.owner, draft, now=self.now, days=days, patience_s=10, clock=lambda: 0.0)
 
     def found(self, draft: Rule, **more: Any) -> dict[Line, Times]:
         times: dict[Line, Times] = {}
@@ -86,7 +88,7 @@ class BacktestCase(RollupCase):
             self.store(name, *some[place : place + 500], tag=tag)
 
     @contextmanager
-    def many(self, **budget: int) -> Iterator[None]:
+    def many(self, **budget: Any) -> Iterator[None]:
         """Few records count as many, so that roll-ups are read."""
         with patch("streams.backtest_values.FEW_RECORDS", 100), patch("streams.backtest.Budget") as made:
             made.return_value = Budget(**budget)
@@ -207,6 +209,45 @@ class ValuesTest(BacktestCase):
             )
         assert not any(one.exact for one in found.firings)
         assert len(found.notes) == 1
+
+    def test_when_the_time_is_over_the_newest_hours_are_the_answer_and_it_says_from_when(self) -> None:
+        self.wander("web-1")
+        self.roll()
+        draft = self.draft()
+        whole = self.expected(draft, "load")["web-1", "", "load"]
+        ticks = itertools.count()
+        with self.many(), patch("streams.backtest_values.HOURS_AT_ONCE", 1):
+            # Each look at the clock takes a tick: so many that reading ends after the first hours.
+            found = backtest(
+                self.owner, draft, now=self.now, days=1, patience_s=10, clock=lambda: next(ticks) / 2
+            )
+        (note,) = [note for note in found.notes if "values from" in note]
+        since = datetime.strptime(note, "The time was enough for values from %Y-%m-%d %H:%M (UTC) on.")
+        since = since.replace(tzinfo=UTC)
+        assert found.is_cut and self.begin < since < self.now
+        assert (found.devices_looked, found.devices) == (1, 1)
+        assert found.firings and all(one.at >= since for one in found.firings)
+        later = [one.at for one in found.firings][1:]  # what goes on at the cut seems to begin there
+        assert later and all(any(abs(at - known) <= MINUTE for known, _ in whole) for at in later)
+
+    def test_when_the_time_is_over_it_says_how_many_devices_were_looked_at(self) -> None:
+        for number in range(4):
+            self.device(f"web-{number + 2}")
+            self.wander(f"web-{number + 2}", count=700)
+        self.roll()
+        ticks = itertools.count()
+        with self.many(), patch("streams.backtest_values.FIRST_DEVICES", 1):
+            found = backtest(
+                self.owner, self.draft(), now=self.now, days=1, patience_s=10, clock=lambda: next(ticks) / 5
+            )
+        assert found.is_cut and 0 < found.devices_looked < found.devices == 5
+        assert f"Looked at {found.devices_looked} of 5 devices" in " ".join(found.notes)
+
+    def test_without_any_time_it_says_that_nothing_was_looked_at(self) -> None:
+        self.wander("web-1")
+        found = backtest(self.owner, self.draft(), now=self.now, days=1, patience_s=0, clock=lambda: 0.0)
+        assert found.is_cut and found.devices_looked == 0 and found.firings == []
+        assert any("took too long" in note for note in found.notes)
 
     def test_it_says_how_many_devices_it_looked_at(self) -> None:
         for number in range(2, 6):

@@ -207,25 +207,26 @@ class _Look:
         rolled = RollupMark.objects.exclude(rolled_until=None).exists()
         looked = 0
         for device_key in devices:
-            if looked and self._patience.left_s() <= 0:
-                self._is_cut = True
-                break
-            looked += 1
             absent = timedelta(seconds=absent_s) if absent_s else self._usual(device_key)
             if absent is None:
                 self._notes.append(
                     _("How often %(device)s usually sends is not known yet.")
                     % {"device": self._ids[device_key]}
                 )
+                looked += 1
                 continue
-            for tag in tags:
-                for path, stream_keys in names:
-                    self._silence_of(
-                        SilenceOf(rule.channel_id or 0, device_key, tag, path, stream_keys), absent, rolled
-                    )
+            asked = [
+                SilenceOf(rule.channel_id or 0, device_key, tag, path, stream_keys)
+                for tag in tags
+                for path, stream_keys in names
+            ]
+            if not all(self._silence_of(one, absent, rolled) for one in asked):
+                break
+            looked += 1
         self._looked = min(self._looked, looked)
 
-    def _silence_of(self, one: SilenceOf, absent: timedelta, rolled: bool) -> None:
+    def _silence_of(self, one: SilenceOf, absent: timedelta, rolled: bool) -> bool:
+        """Whether the time was enough."""
         spells = self._tried(
             partial(
                 silences,
@@ -239,6 +240,7 @@ class _Look:
             self._patience,
         )
         self._add(one.device_key, one.tag or "", one.path, Cause.SILENCE, spells or ())
+        return spells is not None
 
     def _trend(self, ahead: timedelta) -> None:
         """Judged at the end of each hour, by what was known then."""
@@ -253,6 +255,8 @@ class _Look:
             reader = self._reader(tag, start=self._start - window.span)
             width = max(window.step, HOUR / 4)
             rows = self._tried(partial(_averages, reader, devices, paths, width), patience)
+            if rows is None:
+                self._looked = 0
             lines: dict[tuple[int, str], list[Point]] = {}
             for device_key, path, at, value in rows or ():
                 lines.setdefault((device_key, path), []).append(Point(at, value))

@@ -34,7 +34,7 @@ from streams.cover import HOUR, MINUTE, Resolution
 
 FEW_RECORDS = 20_000
 HOURS_AT_ONCE = 400  # of devices and key paths, whose minutes are read by one query
-FIRST_DEVICES = 16  # are looked at before it is known how long one takes
+FIRST_DEVICES = 4  # are looked at before it is known how long one takes
 GROWTH = 4
 FOR_MINUTES = 0.4  # of the time that is left; then come the ends of firings, and records
 A_MINUTES_RECORDS_S = 0.0005  # to read and to run through

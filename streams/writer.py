@@ -51,7 +51,9 @@ CREATE TEMPORARY TABLE IF NOT EXISTS newest (
 ) ON COMMIT DELETE ROWS
 """
 _COPY_SQL = f"COPY {{}} ({_RECORD_COLUMNS}) FROM STDIN (FORMAT BINARY)"
-_COPY_NEWEST_SQL = "COPY newest (device_key, channel_key, tag, shape, at, digest, form, value) FROM STDIN"
+_COPY_NEWEST_SQL = (
+    "COPY newest (device_key, channel_key, tag, shape, at, digest, form, value) FROM STDIN (FORMAT BINARY)"
+)
 _STORE_SQL = f"""
 WITH stored AS (
     INSERT INTO streams_record ({_RECORD_COLUMNS}) SELECT {_RECORD_COLUMNS} FROM incoming
@@ -354,10 +356,7 @@ class Writer:
             if known is None or row.at >= known.at:
                 bounded[key] = row
         with cursor.copy(_COPY_NEWEST_SQL) as copy:
-            for (device_key, channel_key, tag, shape), row in bounded.items():
-                copy.write_row(
-                    (device_key, channel_key, tag or "", shape, row.at, row.digest, row.form, row.value)
-                )
+            copy.write(_newest_binary((shape, row) for (_, _, _, shape), row in bounded.items()))
         cursor.execute(_LATEST_SQL)
 
     def _shape(self, device_key: int, shape: int) -> int:
@@ -520,6 +519,19 @@ def records_binary(rows: Sequence[Row]) -> bytes:
     return b"".join(parts)
 
 
+def _newest_binary(rows: Iterable[tuple[int, Row]]) -> bytes:
+    """The same for latest values, each behind the shape that it is kept under."""
+    parts = [_BINARY_BEGIN]
+    for shape, row in rows:
+        value, tag = row.value.encode(), (row.tag or "").encode()
+        at_us = (row.at - _BINARY_EPOCH) // _MICROSECOND
+        head = _BINARY_NEWEST_HEAD(8, 8, row.device_key, 8, row.channel_key, len(tag))
+        rest = _BINARY_NEWEST_REST(4, shape, 8, at_us, 8, row.digest, 2, row.form, len(value) + 1, 1)
+        parts += (head, tag, rest, value)
+    parts.append(_BINARY_END)
+    return b"".join(parts)
+
+
 _MICROSECOND = timedelta(microseconds=1)
 _BINARY_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _BINARY_BEGIN = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
@@ -529,6 +541,9 @@ _BINARY_HEAD = Struct(">hiqiqiqiqih").pack
 _BINARY_SIZE = Struct(">i").pack
 _BINARY_VALUE = Struct(">ib").pack
 _BINARY_NO_TAG = Struct(">iib").pack
+# Two bigint, the tag; then an integer, a time, a bigint, a smallint, jsonb.
+_BINARY_NEWEST_HEAD = Struct(">hiqiqi").pack
+_BINARY_NEWEST_REST = Struct(">iiiqiqihib").pack
 
 
 def array_text(values: Iterable[object]) -> str:

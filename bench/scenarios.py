@@ -199,11 +199,16 @@ def kill_broker_with_backlog(scene: Scene) -> None:
     scene.stack.signal("listener", signal.SIGCONT)
 
 
+def _together() -> list[tuple[str, ...]]:
+    """Each combination of two, three and four parts."""
+    return [some for size in range(2, len(PARTS)) for some in combinations(PARTS, size)]
+
+
 def _all() -> list[Scenario]:
     proxies = Needs.PROXIES
     return [
         *(kills([name], rounds=3) for name in PARTS if name != "broker"),
-        *(kills(pair) for pair in combinations(PARTS, 2) if "broker" not in pair),
+        *(kills(some) for some in _together() if "broker" not in some),
         Scenario("kill one backend of postgres", kill_backend, rounds=2),
         Scenario("restart postgres", restart("postgres")),
         Scenario("restart broker", restart("broker")),
@@ -211,7 +216,7 @@ def _all() -> list[Scenario]:
         Scenario("stop listener for 10 s", stop_for("listener", 10)),
         Scenario("stop broker for 10 s", stop_for("broker", 10)),
         kills(["broker"], rounds=3),
-        *(kills(pair) for pair in combinations(PARTS, 2) if "broker" in pair),
+        *(kills(some) for some in _together() if "broker" in some),
         kills(PARTS, rounds=2),
         Scenario("kill broker with a backlog", kill_broker_with_backlog, broker_dies=True),
         Scenario("cut listener - broker", cut("broker"), proxies, rounds=2),

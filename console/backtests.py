@@ -79,6 +79,11 @@ def preview_of(account: Account, draft: Rule, *, now: datetime, in_full: bool = 
 
 def _verdict(found: Backtest) -> str:
     days = round((found.end - found.start).total_seconds() / 86_400)
+    in_part = found.is_cut or found.devices_looked < found.devices or found.keys_looked < found.keys
+    if not found.firing_count and in_part:
+        if not found.devices_looked:
+            return _("The time was not enough to say whether it would have fired.")
+        return _("It would not have fired in what was looked at.")
     if not found.firing_count:
         return ngettext(
             "It would not have fired in %(n)d day.", "It would not have fired in %(n)d days.", days
@@ -88,6 +93,12 @@ def _verdict(found: Backtest) -> str:
         "It would have fired %(n)d times in %(days)d days, %(span)s in all.",
         found.firing_count,
     )
+    if in_part:
+        text = ngettext(
+            "It would have fired %(n)d time in what was looked at of %(days)d days, %(span)s in all.",
+            "It would have fired %(n)d times in what was looked at of %(days)d days, %(span)s in all.",
+            found.firing_count,
+        )
     total = duration_words(sum(_lasted_s(firing, found) for firing in found.firings))
     if found.firing_count > len(found.firings):
         total = _("more than %(span)s") % {"span": total}

@@ -424,8 +424,20 @@ class EventFormTest(EventPagesTestCase):
             html = self.post("/events/new/", self.filled(action="backtest"))
             assert "Look at everything" in html
             html = self.post("/events/new/", self.filled(action="backtest-in-full"))
-        assert "It would not have fired" in html and "Look at everything" not in html
+        assert "It would not have fired in what was looked at." in html and "Look at everything" not in html
+        assert "Every measurement was used" not in html
         assert patience_s == [0.8, 10]
+
+    def test_a_back_test_that_looked_at_nothing_says_neither_yes_nor_no(self) -> None:
+        self.send("json/web-1", '{"cpu":{"total":12.5}}')
+
+        def nothing(*arguments: Any, **more: Any) -> Backtest:
+            return replace(backtest(*arguments, **more), is_cut=True, devices_looked=0)
+
+        with patch("console.backtests.backtest", nothing):
+            html = self.post("/events/new/", self.filled(action="backtest"))
+        assert "The time was not enough to say whether it would have fired." in html
+        assert "It would not have fired" not in html
 
 
 class NotifierPagesTest(EventPagesTestCase):
